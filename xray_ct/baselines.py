@@ -77,7 +77,7 @@ def score_batch(
     columns |= {f'reprojection_{k}': v.double() for k, v in fit.items()}
     return {'cases': len(cases), **{k: v.mean().item() for k, v in columns.items()}, **{f'{k}_spread': v.std(correction=0).item() for k, v in columns.items()}}
 
-# %% ../nbs/23_baselines.ipynb #226a70fd
+# %% ../nbs/23_baselines.ipynb #d5127b1e
 def baselines_table(
     train, # (xrays, volumes): training cases, volumes in model space
     test, # (xrays (B, V, h, w), volumes (B, 1, D, H, W)): cases to predict
@@ -87,12 +87,13 @@ def baselines_table(
     window=Window.named('full'), # of the model space
     kev=60., # effective energy, keV
     batch=8, # cases corrected at a time
+    ridge=None, # a fitted Ridge; None: fit one here
     **kw # for `consistent`
 )->list: # of dicts: name, consistency (bool), and the means of `score_batch`
     "Every baseline, and what else is given, scored without and with data consistency."
     xrays, truth = test[0], window.inverse(test[1])
     rows = []
-    for name, hu in (baselines(train, xrays, projector, window, kev=kev) | (extra or {})).items():
+    for name, hu in (baselines(train, xrays, projector, window, ridge, kev) | (extra or {})).items():
         fixed = torch.cat([consistent(h, x, projector, kev=kev, **kw)[0] for h, x in zip(hu.split(batch), xrays.split(batch))])
         rows += [dict(name=name, consistency=c, **score_batch(h, truth, xrays, projector, protocol, kev)) for c, h in ((False, hu), (True, fixed))]
     return rows

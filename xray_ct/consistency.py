@@ -97,18 +97,18 @@ def shadows(
         air = found if air is None else air | found
     return air
 
-# %% ../nbs/11_consistency.ipynb #816ea0a8
+# %% ../nbs/11_consistency.ipynb #aeff59b8
 @torch.no_grad()
 def consistent(
     hu, # (B, 1, D, H, W) predicted HU
     xrays, # (B, V, h, w) measured line integrals
     projector, # A
-    relative_lambda=0.3, # λ over the mean diagonal of AAᵀ, above 0 (or one a ray: `noise_lambda`)
+    relative_lambda=1., # λ over the mean diagonal of AAᵀ, above 0 (or one a ray: `noise_lambda`)
     steps=5, # of conjugate gradients in a round
     mask=None, # (B, V, h, w) bool, True: use the ray
     kev=60., # effective energy of the line integrals, keV
     hu_range=(-1000, 3071), # HU the result is clamped to
-    rounds=4, # corrections, each from the clamped result of the one before
+    rounds=2, # corrections, each from the clamped result of the one before
     floor=0.1, # weight of air against tissue; 1: all voxels alike, the nearest volume
     shadow=0.02, # line integral below which a ray crossed nothing; 0: do not look for shadows
 )->tuple: # (B, 1, D, H, W) HU, dict of nrmse_before, nrmse_after (B,) and kept (B,) bool

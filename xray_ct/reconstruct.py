@@ -45,7 +45,7 @@ def onto_detector(
     covered = (R.sum(1)[:, None]*C.sum(1)[None] > .999).expand(len(xrays), -1, -1)
     return torch.einsum('mh,vhw,nw->vmn', R, xrays.float(), C), covered
 
-# %% ../nbs/27_reconstruct.ipynb #10076c0c
+# %% ../nbs/27_reconstruct.ipynb #ef6afd3c
 def place(
     pictures, # list of `Xray`
     own, # the model's `Geometry`
@@ -53,7 +53,7 @@ def place(
 ): # (geometry with the model's volume and a detector that covers it, pixel of the pictures, list of what was assumed)
     "The acquisition of these pictures, as the model needs it."
     assumed = [f'{Path(p.path).name or "picture"}: {a}' for p in pictures for a in p.assumed]
-    if isinstance(geometry, (str, Path)): geometry = Geometry.load(geometry)
+    if isinstance(geometry, (str, Path)): geometry = _belongs(Geometry.load(geometry), geometry, pictures)
     if geometry is None and all(p.pixel for p in pictures) and any('DistanceSourceToDetector' in p.tags for p in pictures):
         geometry, more = Geometry.from_tags([p.tags for p in pictures], field=max(own.extent), size=own.vol_shape[0]); assumed += more
     if geometry is None:
@@ -65,6 +65,18 @@ def place(
     g = own.replace(sdd=geometry.sdd, sid=geometry.sid, mode=geometry.mode, views=views, isocenter=geometry.isocenter)
     if (g.mode, g.sdd, g.sid) != (own.mode, own.sdd, own.sid): g = _cover(g, own)
     return g, pixel, assumed
+
+def _belongs(g, file, pictures):
+    "The geometry of a file, unless the pictures say that it is another acquisition's."
+    for p in pictures:
+        pixel, sdd = p.tags.get('ImagerPixelSpacing'), p.tags.get('DistanceSourceToDetector')
+        differs = lambda a, b: not np.allclose(a, b, rtol=.01)
+        what = (f'{g.det_shape[0]}×{g.det_shape[1]} pixels, the picture has {p.shape[0]}×{p.shape[1]}' if tuple(p.shape) != g.det_shape else
+                f'pixels of {g.pixel[0]:.4g} mm, the picture of {pixel[0]:.4g} mm' if pixel and min(pixel) > 0 and differs(pixel, g.pixel) else
+                f'a source to detector distance of {g.sdd:g} mm, the picture of {sdd:g} mm' if sdd and g.mode == 'cone' and differs(sdd, g.sdd) else
+                f'the view {", ".join(map(view_name, g.views))}, the picture is {view_name(p.view)!r}' if p.view is not None and view_name(p.view) not in map(view_name, g.views) else None)
+        if what: raise InputError(f'{file}: says {what} ({p.path}); they do not belong together. Give the geometry.json that was written with the pictures')
+    return g
 
 def _cover(g, own):
     "A detector with the model's number of pixels that just covers the field from where the source is now."
@@ -108,7 +120,7 @@ def inside_field(
     except InputError: return torch.ones(len(g.views), *g.det_shape, dtype=torch.bool)  # a box that reaches the source says nothing
     return P(outside)[0] <= tolerance
 
-# %% ../nbs/27_reconstruct.ipynb #b8d68133
+# %% ../nbs/27_reconstruct.ipynb #0ef50e50
 MODELS = dict(direct=DirectModel)  # kind in config.json → class
 
 @lru_cache(4)
@@ -121,8 +133,11 @@ def load_model(weights):
     for name in ('config.json', 'model.safetensors'):
         if not (folder/name).is_file(): raise InputError(f'{folder}: has no {name}; give the folder of a run that `xray_ct train` has finished')
     kind = read_json(folder/'config.json').get('kind', 'direct')
-    if kind not in MODELS: raise InputError(f'{folder/"config.json"}: the kind {kind!r} is not a model of this version ({", ".join(MODELS)})')
-    return _load(str(folder.resolve()), (folder/'model.safetensors').stat().st_mtime_ns)
+    if not isinstance(kind, str) or kind not in MODELS: raise InputError(f'{folder/"config.json"}: the kind {kind!r} is not a model of this version ({", ".join(MODELS)})')
+    try: return _load(str(folder.resolve()), (folder/'model.safetensors').stat().st_mtime_ns)
+    except Exception as e:  # an edited config can ask for anything
+        if isinstance(e, InputError) and folder.name in str(e): raise
+        raise InputError(f'{folder/"config.json"}: does not describe a model ({str(e)[:200]}); was it edited, or taken from another run? Train again, or give the folder as training left it') from None
 
 @dataclass(frozen=True)
 class Reconstruction:
@@ -134,7 +149,7 @@ class Reconstruction:
     metrics: dict # reprojection error, what was assumed, times
     model: object = None
 
-# %% ../nbs/27_reconstruct.ipynb #178065d8
+# %% ../nbs/27_reconstruct.ipynb #04d0a1d9
 def _pictures(xrays, geometry):
     "Files, `Xray`s or a tensor → list of `Xray`, checked against each other."
     if isinstance(xrays, Tensor):
@@ -171,6 +186,7 @@ def reconstruct(
     x = x.to(device)
     predicted = Window.named('full').inverse(model(x[None]).float().clamp(-1, 1))
     body = body or (_body(geometry) if isinstance(geometry, (str, Path)) else None)
+    if not predicted.isfinite().all(): raise InputError(f'{weights if isinstance(weights, (str, Path)) else "the model"}: predicts NaN; its weights or xray_scale in its config.json are damaged. Train again')
     mask = covered.to(device) & (inside_field(g, body).to(device) if body is not None else True)
     error = lambda hu: {k: round(v.item(), 6) for k, v in reprojection_error(hu, x[None], model.projector, mask[None], kev).items()}
     final, metrics = predicted, dict(reprojection_before=error(predicted), assumed=assumed, rays_used=mask.float().mean().item())
@@ -183,7 +199,7 @@ def reconstruct(
     volume = lambda hu: Volume(hu[0, 0].float().cpu().numpy(), affine=affine, meta=dict(source='synthetic: reconstructed from X-rays', views=list(g.views)))
     return Reconstruction(volume(final), volume(predicted), x.cpu(), g, metrics, model)
 
-# %% ../nbs/27_reconstruct.ipynb #5f89161c
+# %% ../nbs/27_reconstruct.ipynb #a931a706
 def _calibrate(p, model, assumed):
     "Line integrals; for an uncalibrated radiograph its grey levels stretched over the model's usual range."
     if p.calibrated: return p.lines
@@ -193,8 +209,13 @@ def _calibrate(p, model, assumed):
 
 def _body(path):
     "The body's box that `drr` wrote beside the geometry, or None."
-    box = read_json(path).get('made', {}).get('body_box_mm') if isinstance(read_json(path).get('made'), dict) else None
-    return box if box is not None and np.shape(box) == (3, 2) else None
+    made = read_json(path).get('made')
+    box = made.get('body_box_mm') if isinstance(made, dict) else None
+    if box is None: return None
+    try: a = np.array(box, float)
+    except (TypeError, ValueError): a = np.zeros(0)
+    if a.shape != (3, 2) or not (a[:, 0] < a[:, 1]).all() or abs(a).max() > 2000: raise InputError(f'{path}: body_box_mm is damaged; it should be three pairs (low, high) in mm. Write the X-rays again, or remove the entry')
+    return box
 
 # %% ../nbs/27_reconstruct.ipynb #e7884252
 from fastcore.basics import patch

@@ -371,7 +371,7 @@ def read_stack(path, slices) -> Volume: # slices of one series, in any order
     array, affine = to_canonical(array, stack_affine(np.array([s.position for s in slices]), slices[0].orientation, slices[0].pixel))
     return Volume(array, affine=affine, meta=dict(slices[0].meta, source=str(path)))
 
-# %% ../../nbs/03_dicom.ipynb #ad552411
+# %% ../../nbs/03_dicom.ipynb #01fbfd3a
 def read_ct(
     path, # folder or ZIP of DICOM files, or NIfTI, NRRD, MHA
     series=None, # which DICOM series, if there are several: SeriesNumber, or SeriesInstanceUID or its end
@@ -379,6 +379,7 @@ def read_ct(
     "Read a CT; `InputError` names the file and the remedy for whatever would be read wrongly."
     path = Path(path)
     if not path.exists(): raise InputError(f'{path}: no such file or folder')
+    if not (path.is_file() or path.is_dir()): raise InputError(f'{path}: is a device or a pipe; give a file or a folder')
     if path.is_file() and path.name.lower().endswith(FORMATS): return _read_volume(path)
     try:
         with open_files(path) as files:
@@ -395,6 +396,7 @@ def _read_volume(path):
     vol = Volume.load(path)
     if 1 in vol.shape: raise InputError(f'{path}: is one slice; a CT needs at least two')
     if vol.array.min() >= 0: raise InputError(f'{path}: its values run from {vol.array.min():g} to {vol.array.max():g}, so they are not HU (air is −1000); convert it to HU, or give the CT and not a mask')
+    if np.ptp(vol.array) < 100: raise InputError(f'{path}: its values run only from {vol.array.min():g} to {vol.array.max():g}, so they are not HU, or all of it is air; convert it to HU')
     return Volume(vol.array, affine=vol.affine, meta=dict(vol.meta, source=str(path)))
 
 # %% ../../nbs/03_dicom.ipynb #ed517d0f
@@ -419,7 +421,7 @@ def first_ct(path): # folder (not below it) or ZIP
                 if (s := parse(n, files[n])) and s.modality == 'CT': return s
     except (InputError, OSError, zipfile.BadZipFile): return None
 
-# %% ../../nbs/03_dicom.ipynb #3ab713ad
+# %% ../../nbs/03_dicom.ipynb #8884c95a
 def find_cts(
     root, # folder; or a single CT
 ) -> list: # (patient, path for `read_ct`, label), sorted by path
@@ -436,16 +438,17 @@ def find_cts(
         rest = [p for p in paths if p not in volumes and p.suffix.lower() not in ('.csv', '.txt', '.json', '.md', '.pdf')]
         found += [(s, p) for p in rest if p.suffix.lower() == '.zip' and (s := first_ct(p))]
         if any(p.suffix.lower() != '.zip' for p in rest) and (s := first_ct(folder)): found.append((s, Path(folder)))
+        loose += [p for p in rest if p.suffix.lower() == '.zip' and not zipfile.is_zipfile(p)]  # cut off: named where it is read
     split = {p for s, p in found for t, q in found if s.series == t.series and q in p.parents}  # a series spread over sub-folders
     out = [(s.meta.get('PatientID') or p.stem, p, '') for s, p in found if p not in split] + _name_volumes(root, loose)
     if not out: raise InputError(f'{root}: no CT found in it or below it (DICOM folders or ZIPs, {", ".join(FORMATS)})')
     named = lambda who, p, label: (known.get(p.resolve(), (who, label))[0], p, known.get(p.resolve(), (who, label))[1])
     return sorted((named(*row) for row in out), key=lambda r: str(r[1]))
 
-# %% ../../nbs/03_dicom.ipynb #f9a155dd
+# %% ../../nbs/03_dicom.ipynb #237c154e
 def _name_volumes(root, paths):
     "Rules 2 and 3."
-    stem = lambda p: next(p.name[:-len(e)] for e in FORMATS if p.name.lower().endswith(e))
+    stem = lambda p: next(p.name[:-len(e)] for e in (*FORMATS, '.zip') if p.name.lower().endswith(e))
     often, out = Counter(stem(p) for p in paths), []
     for p in paths:
         above = p.relative_to(root).parts[:-1]

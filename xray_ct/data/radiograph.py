@@ -279,12 +279,13 @@ def _open_png(path, data):
     except Exception: raise InputError(f'{path}: {DAMAGED}') from None
     return img
 
-# %% ../../nbs/03b_radiograph.ipynb #77202ed4
+# %% ../../nbs/03b_radiograph.ipynb #f7b21d7e
 def _read_png(path, data, geometry_json=None, view=None, scale=None):
     img, (g, entry), assumed = _open_png(path, data), _entry(path, geometry_json), []
     eight = img.mode in ('L', 'P', '1')
     if img.format != 'PNG' or not (eight or img.mode.startswith('I')): raise InputError(f'{path}: is a {img.format} picture in mode {img.mode}, not a radiograph; give the CR or DX image, or a 16-bit grey PNG')
     if eight and not (entry or scale): raise InputError(f'{path}: is an 8-bit picture; its grey levels went through an unknown curve. Give the CR or DX image or a 16-bit PNG (from Python: scale=, if you know the line integral of a grey level)')
+    if eight and entry: raise InputError(f'{path}: has 8 bits, but was written with 16 (its geometry.json says how); the grey levels are lost. Take the file that `xray_ct drr` wrote, or the DICOM beside it')
     grey = np.asarray(img.convert('L') if img.mode in ('P', '1') else img)
     if grey.min() == grey.max(): raise InputError(f'{path}: every pixel is the same; it is no radiograph')
     if entry:

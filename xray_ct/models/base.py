@@ -36,22 +36,24 @@ def ridge_features(
     flat = xrays.flatten(1)
     return torch.cat([flat/flat.shape[1]**0.5, flat.new_full((len(flat), 1), constant)], 1)
 
-# %% ../../nbs/15_base.ipynb #d15a5f97
+# %% ../../nbs/15_base.ipynb #11df17eb
 def loo_errors(
     kernel, # (N, N) K = ΦΦᵀ
     gram, # (N, N) G = YYᵀ, divided by the number of voxels for a mean squared error
     lambdas, # penalties to try, in the units of K
-): # (len(lambdas),) mean squared leave-one-out error
-    "LOO(λ) = mean_i (M G M)_ii / M_ii², with M = (K + λI)⁻¹ from one eigendecomposition."
+    same=None, # (N, N) bool, True where two cases are of one patient; None: everybody has one
+): # (len(lambdas),) mean squared error, each patient predicted without his own cases
+    "LOO(λ) = mean_i (B M G M B)_ii, with M = (K + λI)⁻¹ from one eigendecomposition and B the inverse of M within patients."
     s, Q = torch.linalg.eigh(kernel.double())
     rotated = Q.T @ gram.double() @ Q
     errors = []
     for lam in lambdas:
         q = Q/(s + lam)  # M = q Qᵀ
-        errors.append((((q @ rotated) * q).sum(1) / (q*Q).sum(1)**2).mean())
+        q = q/(q*Q).sum(1)[:, None] if same is None else torch.linalg.solve((q @ Q.T)*same, q)  # B M Q
+        errors.append(((q @ rotated)*q).sum(1).mean())
     return torch.stack(errors)
 
-# %% ../../nbs/15_base.ipynb #014f05fb
+# %% ../../nbs/15_base.ipynb #ab22078e
 class Ridge(nn.Module):
     "Ridge regression from X-rays to volumes, with exact leave-one-out for its own training cases."
     def __init__(self,
@@ -62,67 +64,91 @@ class Ridge(nn.Module):
         pixels=64, # X-rays finer than this are area-pooled to it
         constant=3., # value of the constant feature
         half=False, # store the volumes in float16?
+        patients=None, # a number for each case, the stored ones first, equal where the patient is; None: n different patients
     ):
         super().__init__()
-        xray_shape, vol_shape = tuple(map(int, xray_shape)), tuple(map(int, vol_shape))
-        store_attr('n,xray_shape,vol_shape,stride,pixels,constant,half')
+        xray_shape, vol_shape, patients = tuple(map(int, xray_shape)), tuple(map(int, vol_shape)), None if patients is None else list(map(int, patients))
+        store_attr('n,xray_shape,vol_shape,stride,pixels,constant,half,patients')
+        if patients is not None and len(patients) < n: raise InputError(f'Ridge: {n} cases but {len(patients)} patients named; one for each case, equal where the patient is the same')
         if any(s % stride for s in vol_shape): raise InputError(f'Ridge: stride {stride} does not divide the volume {vol_shape}; choose a stride that does, or 1')
         V, h, w = xray_shape
         self.register_buffer('filters', torch.zeros(n, V*min(h, pixels)*min(w, pixels) + 1))  # MΦ
         self.register_buffer('center', torch.zeros(self.filters.shape[1]))  # φ̄, the mean feature vector
         self.register_buffer('offset', torch.zeros(n))  # MΦφ̄
-        self.register_buffer('leave', torch.zeros(n, n))  # row i: M[:,i]/M_ii
+        self.register_buffer('leave', torch.zeros(n, n))  # (M B)ᵀ; row i is M[:,i]/M_ii for a patient with one case
         self.register_buffer('volumes', torch.zeros(n, *(s//stride for s in vol_shape), dtype=torch.half if half else torch.float))
         self.register_buffer('relative_lambda', torch.tensor(0.))  # λ over the mean diagonal of K
+        self.register_buffer('patient', torch.arange(n) if patients is None else torch.tensor(patients), persistent=False)  # in config()
 
     def config(self): # dict of plain numbers: Ridge(**config) has the right shapes for load_state_dict
-        return {k: getattr(self, k) for k in 'n xray_shape vol_shape stride pixels constant half'.split()}
+        return {k: getattr(self, k) for k in 'n xray_shape vol_shape stride pixels constant half'.split()} | ({} if self.patients is None else {'patients': self.patients})
 
-# %% ../../nbs/15_base.ipynb #962e22b9
+# %% ../../nbs/15_base.ipynb #ba71b38b
 @patch(cls_method=True)
 def fit(cls:Ridge,
     xrays, # (N, V, h, w) line integrals of the training cases
     volumes, # (N, 1, D, H, W), or a sequence of N (1, D, H, W); model space (HU / 1000)
     lam=None, # λ relative to the mean diagonal of K; None: by leave-one-out
     lambdas=None, # the grid to choose from, relative too; None: 1e-6 … 10, four a decade
+    patients=None, # whose case it is: any names, one a case (more, for cases that aren't stored); None: all different
     **kw # stride, pixels, constant, half
 ): # a fitted Ridge
     "Ridge regression of `volumes` on `xrays`."
     if len(xrays) != len(volumes): raise InputError(f'Ridge.fit: {len(xrays)} sets of X-rays but {len(volumes)} volumes; one of each a case')
     if len(xrays) < 2: raise InputError('Ridge.fit: needs at least two training cases')
-    self = cls(len(xrays), xrays.shape[1:], volumes[0].shape[1:], **kw)
-    for i, volume in enumerate(volumes): self.volumes[i] = F.avg_pool3d(volume.float(), self.stride)[0]
-    phi, Y = ridge_features(xrays, self.pixels, self.constant).double(), self.volumes.flatten(1)
+    self = cls(len(xrays), xrays.shape[1:], volumes[0].shape[1:], patients=_numbered(patients), **kw)
+    for i in range(len(xrays)): self.volumes[i] = F.avg_pool3d(volumes[i].float(), self.stride)[0]
+    phi = ridge_features(xrays, self.pixels, self.constant).double()
     K = phi @ phi.T
     scale = K.diagonal().mean()
-    if lam is None:
-        grid = torch.logspace(-6, 1, 29, dtype=torch.double) if lambdas is None else torch.as_tensor(lambdas, dtype=torch.double)
-        self.loo = {'lambdas': grid, 'mse': loo_errors(K, _gram(Y)/Y.shape[1], grid*scale)}
-        lam = grid[self.loo['mse'].argmin()]
+    if lam is None: lam = self._choose(K, scale, lambdas)
     self.relative_lambda.fill_(lam)
     M = torch.linalg.inv(K + lam*scale*torch.eye(len(K), dtype=K.dtype, device=K.device))
     self.filters.copy_(M @ phi)
     self.center.copy_(phi.mean(0))
     self.offset.copy_(M @ (phi @ self.center.double()))
-    self.leave.copy_(M / M.diagonal()[:, None])
+    same = self.same()
+    # rounded, M B is only nearly the identity within a patient; exactly, it makes the left-out coefficients exactly 0
+    self.leave.copy_(M/M.diagonal()[:, None] if same is None else torch.linalg.solve(M*same, M).masked_fill(same, 0).fill_diagonal_(1))
     return self
+
+# %% ../../nbs/15_base.ipynb #79b1e66f
+@patch
+def same(self:Ridge): # (N, N) bool, or None where every patient has one case
+    "Which stored cases belong to one patient."
+    p = self.patient[:self.n]
+    return None if len(p.unique()) == len(p) else p[:, None] == p
+
+@patch
+def _choose(self:Ridge, K, scale, lambdas):
+    "λ relative to `scale` with the smallest leave-one-out error."
+    grid = torch.logspace(-6, 1, 29, dtype=torch.double) if lambdas is None else torch.as_tensor(lambdas, dtype=torch.double)
+    Y = self.volumes.flatten(1)
+    self.loo = {'lambdas': grid, 'mse': loo_errors(K, _gram(Y)/Y.shape[1], grid*scale, self.same())}
+    return grid[self.loo['mse'].argmin()]
+
+def _numbered(names):
+    "Names as numbers, in the order in which they first appear; None where all differ."
+    if names is None or len(set(names)) == len(names): return None
+    number = {}
+    return [number.setdefault(n, len(number)) for n in names]
 
 def _gram(Y, chunk=16384):
     "YYᵀ in float64, a piece of the voxels at a time (all at once would double the memory twice over)."
     return sum(y.double() @ y.double().T for y in Y.split(chunk, 1))
 
-# %% ../../nbs/15_base.ipynb #f1088e6f
+# %% ../../nbs/15_base.ipynb #a477ac04
 @patch
 def coefficients(self:Ridge,
     xrays, # (B, V, h, w)
     case=None, # (B,) index of the training case behind each row, −1: not a training case; None: none is
 ): # (B, N) weights of the training volumes
-    "c = M k, and c ← c − M[:,i]·c_i/M_ii where row i was a training case."
+    "c = M k, and c ← c − M[:,g] M_gg⁻¹ c_g where a row's pictures are of a training patient, whose cases are g."
     c = self.offset + (ridge_features(xrays.float(), self.pixels, self.constant) - self.center) @ self.filters.T
     if case is None: return c
-    i = case.clamp(min=0)
-    left_out = c - self.leave[i]*c.gather(1, i[:, None])  # leave[i, i] = 1: c_i becomes exactly 0
-    return torch.where((case < 0)[:, None], c, left_out)
+    if int(case.max()) >= len(self.patient): raise InputError(f'Ridge: case {int(case.max())} was named, but only {len(self.patient)} are known; give Ridge.fit the patients of all training cases')
+    own = (self.patient[case.clamp(min=0), None] == self.patient[:self.n]) & (case >= 0)[:, None]  # (B, N): the patient's cases
+    return c - (c*own) @ self.leave  # leave is 1 on the diagonal: these become exactly 0
 
 @patch
 def forward(self:Ridge,
