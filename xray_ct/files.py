@@ -14,11 +14,13 @@ from pathlib import Path
 class InputError(ValueError):
     "What the user gave can't be used. The message names the file or argument, what is wrong, and the remedy."
 
-# %% ../nbs/00_files.ipynb #15bbe54c
+# %% ../nbs/00_files.ipynb #18ccf955
 def _flush(path):
     "Ask the kernel to put a file, or every file in a folder, on the disk before it gets its name."
+    umask = os.umask(0); os.umask(umask)
     for p in (sorted(path.rglob('*')) if path.is_dir() else [path]):
         if not p.is_file(): continue
+        p.chmod(0o666 & ~umask)  # some writers make files that only their owner may read
         with open(p, 'rb') as f: os.fsync(f.fileno())
 
 def _remove(path):
@@ -32,7 +34,7 @@ def _explain(path, e):
               30: 'that file system is read-only: choose another folder', 122: 'the disk quota is used up: free some space'}
     return InputError(f'{path}: cannot be written ({remedy.get(e.errno, e.strerror or e)})')
 
-# %% ../nbs/00_files.ipynb #c152c858
+# %% ../nbs/00_files.ipynb #5699a4a8
 @contextmanager
 def staged(
     path, # the file or folder that should appear
@@ -47,12 +49,11 @@ def staged(
     if occupied and not overwrite: raise InputError(f'{path}: already exists; choose another name or remove it first')
     if path.exists() and path.is_dir() != (kind == 'folder'):
         raise InputError(f'{path}: is a {"folder" if path.is_dir() else "file"}, a {kind} of that name was asked for')
+    box = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        box = Path(tempfile.mkdtemp(prefix=f'.{path.name}.', suffix='.tmp', dir=path.parent))
-    except OSError as e: raise _explain(path, e) from e
-    temp = box/path.name
-    try:
+        box = Path(tempfile.mkdtemp(prefix=f'.{path.name}.'[:80], suffix='.tmp', dir=path.parent))
+        temp = box/path.name
         if kind == 'folder': temp.mkdir()
         yield temp
         _flush(temp)
@@ -60,7 +61,8 @@ def staged(
         os.replace(temp, path)
     except InputError: raise
     except OSError as e: raise _explain(path, e) from e
-    finally: _remove(box)
+    finally:
+        if box: _remove(box)
 
 # %% ../nbs/00_files.ipynb #fb1027de
 def write_json(path, obj):

@@ -40,7 +40,7 @@ def check_settings(**settings): # names in LIMITS; None is not checked, nor is n
         if value is None or name == 'noise' and value == 0: continue
         if not low <= value <= high: raise InputError(f'{name}={value:g}: must be from {low:g} to {high:g}{" mm" if name in ("sdd", "sid", "pixel", "field") else ""}' + (', or 0 for none' if name == 'noise' else ''))
 
-# %% ../../nbs/03c_drr.ipynb #e47a3364
+# %% ../../nbs/03c_drr.ipynb #4d12b31c
 def make_drr(
     vol:Volume, # a CT in HU
     size=512, # detector pixels along each axis
@@ -58,8 +58,8 @@ def make_drr(
     check_settings(size=size, sdd=sdd, sid=sid, pixel=pixel, field=field, noise=noise, seed=seed)
     if field is not None and field < 4*max(vol.spacing): raise InputError(f'field={field:g} mm: is less than four voxels of this CT ({max(vol.spacing):g} mm); choose a larger field')
     center = vol.body_center() if center is None else center
-    box = body_box(vol, center)
     part = around(vol, center) if field is None else vol.crop(field, center)
+    box = body_box(part, center)  # of what is projected
     edge = field or float(np.ptp(box, 1).max())*1.05
     g = Geometry.for_field(edge, 64, size, sdd=sdd, sid=sid, views=views, mode=mode, isocenter=center)
     g = g.replace(vol_shape=part.shape, spacing=part.spacing, **({} if pixel is None else {'pixel': (pixel, pixel)}))

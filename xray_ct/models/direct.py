@@ -6,15 +6,15 @@
 __all__ = ['backbones', 'DirectConfig', 'unshuffle3d', 'shuffle3d', 'norm3d', 'ResBlock3d', 'UNet3d', 'DirectModel',
            'direct_preset']
 
-# %% ../../nbs/15_direct.ipynb #3384f49f
+# %% ../../nbs/15_direct.ipynb #cc2c184b
 import json, math
 from dataclasses import dataclass, field, asdict, fields, replace
 from pathlib import Path
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from fastcore.basics import patch
 from ..files import InputError, staged, read_json, write_json
 from ..projector import Geometry, Projector, hu_to_mu
@@ -255,30 +255,34 @@ def direct_preset(
     if name not in sizes: raise InputError(f'The preset {name!r} is not known; choose one of {sorted(sizes)}.')
     return DirectConfig.from_dict({'geometry': geometry.to_dict(), **sizes[name], **changes})
 
-# %% ../../nbs/15_direct.ipynb #563b2abb
+# %% ../../nbs/15_direct.ipynb #72194324
 @patch
 def save(self:DirectModel,
     folder, # made if absent; other files in it are left alone
 )->Path:
     "Write `model.safetensors` and `config.json`."
     folder = Path(folder)
-    with staged(folder/'model.safetensors') as tmp: save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, tmp)
     ridge = {} if self.ridge is None else {'ridge': self.ridge.config()}
-    write_json(folder/'config.json', {'kind': 'direct', 'model': self.config.to_dict(), **ridge})
+    config = {'kind': 'direct', 'model': self.config.to_dict(), **ridge}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+    # the weights carry their config too: a spacing edited in config.json changes no tensor's shape, but every place
+    with staged(folder/'model.safetensors') as tmp: save_file(tensors, tmp, metadata={'config': json.dumps(config, sort_keys=True)})
+    write_json(folder/'config.json', config)
     return folder
 
-# %% ../../nbs/15_direct.ipynb #04e5d7e2
+# %% ../../nbs/15_direct.ipynb #f7d8689e
 def _tensors(path):
-    "What a safetensors file holds; anything else is refused without being opened."
+    "What a safetensors file holds, and the config written in it; anything else is refused without being opened."
     if not path.exists():
         others = sorted(p.name for p in path.parent.glob('*') if p.suffix in ('.pt', '.pth', '.pkl', '.ckpt', '.bin'))
         hint = f' ({others[0]} is a pickle, which can run code when it is opened: it is not read)' if others else ''
         raise InputError(f'{path}: no such file{hint}; give the folder that training wrote.')
-    try: return load_file(path)
+    try:
+        with safe_open(path, 'pt') as f: return {k: f.get_tensor(k) for k in f.keys()}, (f.metadata() or {}).get('config')
     except (SafetensorError, OSError, ValueError) as e:
         raise InputError(f'{path}: not a complete safetensors file ({str(e)[:80]}). A pickle renamed is refused too; give the folder that training wrote.') from None
 
-# %% ../../nbs/15_direct.ipynb #1d4b2c7c
+# %% ../../nbs/15_direct.ipynb #912d3626
 @patch(cls_method=True)
 def load(cls:DirectModel,
     folder,       # what `save` wrote
@@ -288,11 +292,13 @@ def load(cls:DirectModel,
     path = Path(folder)/'config.json'
     d = read_json(path)
     if not isinstance(d, dict) or d.get('kind') != 'direct' or not isinstance(d.get('model'), dict): raise InputError(f'{path}: not the configuration of a direct model.')
-    try: model, tensors = cls(DirectConfig.from_dict(d['model'])), _tensors(path.with_name('model.safetensors'))
+    weights = path.with_name('model.safetensors')
+    try: model, (tensors, written) = cls(DirectConfig.from_dict(d['model'])), _tensors(weights)
     except TypeError as e: raise InputError(f'{path}: {e}') from None
     if d.get('ridge'): model.ridge = Ridge(**d['ridge'])
     own = model.state_dict()
     wrong = sorted(k for k in own.keys() | tensors.keys() if k not in own or k not in tensors or own[k].shape != tensors[k].shape)
-    if wrong: raise InputError(f"{path.with_name('model.safetensors')}: {len(wrong)} tensors do not fit config.json ({', '.join(wrong[:3])}…): these are the weights of another config.")
+    if wrong: raise InputError(f"{weights}: {len(wrong)} tensors do not fit config.json ({', '.join(wrong[:3])}…): these are the weights of another config.")
+    if written and json.loads(written) != d: raise InputError(f'{weights}: was written with another config than the config.json beside it; was that edited, or taken from another run?')
     model.load_state_dict(tensors)
     return model.to(device).eval()
