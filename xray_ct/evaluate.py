@@ -112,7 +112,7 @@ def as_markdown(rows, keys=SHOWN):
     lines = ['| | ' + ' | '.join(keys) + ' |', '|---' + '|---:'*len(keys) + '|']
     return '\n'.join(lines + [f'| {n} | ' + ' | '.join(f'{v.get(k, float("nan")):.4g}' for k in keys) + ' |' for n, v in by_name(rows, keys).items()])
 
-# %% ../nbs/26b_evaluate.ipynb #9e0a452d
+# %% ../nbs/26b_evaluate.ipynb #4d3bae34
 HEADINGS = dict(test='On patients it never saw', valid='On the patients that chose the epoch: too good', train='On its own training patients: no evidence')
 
 def write_results(
@@ -123,7 +123,8 @@ def write_results(
     example=0, # which case of the part is pictured
 ) -> dict: # the table, as `by_name`
     "`metrics.json` and `report.html` in the run's folder: table, controls, curve, one patient's pictures, settings, provenance."
-    from xray_ct.report import Settings, Text, provenance, write_report
+    from xray_ct.provenance import provenance
+    from xray_ct.report import Settings, Text, write_report
     run, info, table = Path(run), read_json(Path(run)/'run.json'), by_name(rows)
     patients = cohort.patients(part)
     write_json(run/'metrics.json', dict(part=part, patients=sorted(set(patients)), cases=len(patients), xrays=cohort.config.xrays, resolution_ratio=cohort.ratio(), rows=rows))

@@ -120,7 +120,7 @@ def inside_field(
     except InputError: return torch.ones(len(g.views), *g.det_shape, dtype=torch.bool)  # a box that reaches the source says nothing
     return P(outside)[0] <= tolerance
 
-# %% ../nbs/27_reconstruct.ipynb #0ef50e50
+# %% ../nbs/27_reconstruct.ipynb #2dbcb8fa
 MODELS = dict(direct=DirectModel)  # kind in config.json → class
 
 @lru_cache(4)
@@ -148,8 +148,9 @@ class Reconstruction:
     geometry: Geometry # acquisition and field
     metrics: dict # reprojection error, what was assumed, times
     model: object = None
+    source: dict = None # of the CT behind the X-rays, from geometry.json: patient, study, frame of reference
 
-# %% ../nbs/27_reconstruct.ipynb #04d0a1d9
+# %% ../nbs/27_reconstruct.ipynb #a2a5f38c
 def _pictures(xrays, geometry):
     "Files, `Xray`s or a tensor → list of `Xray`, checked against each other."
     if isinstance(xrays, Tensor):
@@ -197,7 +198,8 @@ def reconstruct(
     metrics |= dict(reprojection=error(final), seconds=round(time.perf_counter() - start, 3))
     affine = centered_affine(g.vol_shape, g.spacing, g.isocenter)
     volume = lambda hu: Volume(hu[0, 0].float().cpu().numpy(), affine=affine, meta=dict(source='synthetic: reconstructed from X-rays', views=list(g.views)))
-    return Reconstruction(volume(final), volume(predicted), x.cpu(), g, metrics, model)
+    source = read_json(geometry).get('source') if isinstance(geometry, (str, Path)) else None
+    return Reconstruction(volume(final), volume(predicted), x.cpu(), g, metrics, model, source if isinstance(source, dict) else None)
 
 # %% ../nbs/27_reconstruct.ipynb #a931a706
 def _calibrate(p, model, assumed):
@@ -217,13 +219,14 @@ def _body(path):
     if a.shape != (3, 2) or not (a[:, 0] < a[:, 1]).all() or abs(a).max() > 2000: raise InputError(f'{path}: body_box_mm is damaged; it should be three pairs (low, high) in mm. Write the X-rays again, or remove the entry')
     return box
 
-# %% ../nbs/27_reconstruct.ipynb #e7884252
+# %% ../nbs/27_reconstruct.ipynb #8a5c4f0e
 from fastcore.basics import patch
 
 @patch
 def page(self:Reconstruction, truth=None, scores=None):
     "The 15-panel page of this reconstruction."
     from xray_ct import figures
+    self.model.set_geometry(self.geometry)  # one loaded model serves many reconstructions
     _, features, depth = self.model.explain(self.xrays[None].to(next(self.model.parameters()).device))
     flat = {f'reprojection_{k}': v for k, v in self.metrics['reprojection'].items()}
     return figures.overview(self.xrays, self.volume, truth, features=features[0].float().cpu(), depth=depth, views=self.geometry.views, title='Reconstruction', metrics={**(scores or {}), **flat})
@@ -231,7 +234,8 @@ def page(self:Reconstruction, truth=None, scores=None):
 @patch
 def sections(self:Reconstruction, truth=None, scores=None):
     "What the report says."
-    from xray_ct.report import Picture, Scores, Settings, Text, provenance
+    from xray_ct.provenance import provenance
+    from xray_ct.report import Picture, Scores, Settings, Text
     before, after = self.metrics['reprojection_before'], self.metrics['reprojection']
     fits = {'with consistency': {f'reprojection_{k}': v for k, v in after.items()}, 'as predicted': {f'reprojection_{k}': v for k, v in before.items()}}
     return [Picture('The reconstruction', self.page(truth, scores), 'The two X-rays, what the network made of them, and three planes of the volume at three depths.'),
@@ -240,8 +244,10 @@ def sections(self:Reconstruction, truth=None, scores=None):
             Settings('Acquisition and field', self.geometry.to_dict()), Settings('Provenance', provenance())]
 
 @patch
-def save(self:Reconstruction, folder, truth=None, source=None, overwrite=False):
-    "Write `ct.nii.gz`, `dicom/`, `report.html` and `metrics.json`, all or nothing. With a truth the scores are there too."
+def save(self:Reconstruction, folder, truth=None, overwrite=False):
+    """Write `ct.nii.gz`, `dicom/`, `report.html` and `metrics.json`, all or nothing. With a truth the scores are there too.
+
+    The DICOM series keeps the frame of reference of the CT behind the X-rays, so that a viewer lays it on top."""
     from xray_ct.data.dicom import write_dicom
     from xray_ct.metrics import score
     from xray_ct.report import write_report
@@ -249,7 +255,7 @@ def save(self:Reconstruction, folder, truth=None, source=None, overwrite=False):
     truth = None if truth is None else truth.resample_to(self.volume)
     with staged(folder, 'folder', overwrite) as f:
         self.volume.save(f/'ct.nii.gz')
-        write_dicom(self.volume, f/'dicom', description='reconstructed from X-rays: synthetic, not for diagnosis', source_meta=source)
+        write_dicom(self.volume, f/'dicom', description='reconstructed from X-rays: synthetic, not for diagnosis', source_meta=self.source)
         write_report(f/'report.html', 'CT from X-rays', self.sections(truth, scores), 'Research software, not a medical device.')
         write_json(f/'metrics.json', {**self.metrics, **({'scores': scores} if scores else {}), 'geometry': self.geometry.to_dict()})
     return Path(folder)
