@@ -7,7 +7,7 @@ __all__ = ['models', 'RunConfig', 'with_settings', 'Reseed', 'learning_rate', 'S
            'psnr', 'Score', 'Gate', 'EpochLog', 'live_line', 'Bar', 'save_tensors', 'read_tensors', 'State', 'SaveBest',
            'model_page', 'Page', 'tune_allocator', 'fit_base', 'measure_floors', 'build', 'learner', 'GiveXrays', 'fit']
 
-# %% ../nbs/21_training.ipynb #8b8fdad3
+# %% ../nbs/21_training.ipynb #09e2aa8d
 import csv, ctypes, json, platform, random, re, sys, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, asdict, fields, replace
@@ -28,15 +28,17 @@ from .losses import ReconstructionLoss
 from .data.cohort import Cohort, CohortConfig
 from .models.base import Ridge, mean_volume
 from .models.direct import DirectModel, direct_preset
+from .models.cascade import DiffusionLoss, UnifiedCascadeStage, cascade_preset, kinds
 from .blocks.monitor import FeatureMonitor
 from . import figures
 
-# %% ../nbs/21_training.ipynb #a7ac6592
+# %% ../nbs/21_training.ipynb #d31e3ac8
 @dataclass(frozen=True)
 class RunConfig:
     "Everything that decides how a run ends, besides the data themselves."
     model: str = 'direct' # a name in `models`
     preset: str = 'tiny' # its size
+    previous: str = '' # folder of the trained stage before, of a cascade's later stages
     epochs: int = 0 # length in epochs …
     minutes: float = 0. # … or in minutes; one of the two
     passes: int = 1 # times an epoch goes through the training patients
@@ -66,7 +68,7 @@ class RunConfig:
         if not 0 < self.lr < float('inf'): raise InputError(f'lr={self.lr}: the learning rate must be above 0')
         if self.model not in models: raise InputError(f'no model is called {self.model!r}; there are {", ".join(models)}')
 
-models = {'direct': (direct_preset, DirectModel)}  # name → (preset → config, class)
+models = {'direct': (direct_preset, DirectModel), 'cascade': (cascade_preset, UnifiedCascadeStage)}  # name → (preset → config, class)
 
 # %% ../nbs/21_training.ipynb #d1cf2ca1
 def _convert(text, like, name):
@@ -128,10 +130,10 @@ class Schedule(Callback):
     def after_epoch(self):
         if self.config.minutes and self.share() >= 1: self.learn.finished = True
 
-# %% ../nbs/21_training.ipynb #73ff5c95
+# %% ../nbs/21_training.ipynb #6c8999c4
 def _trained(model):
     "What training changes: parameters and running statistics. The ridge base is fitted before and never changes."
-    return {k: t for k, t in model.state_dict(keep_vars=True).items() if not k.startswith('ridge.')}
+    return {k: t for k, t in model.state_dict(keep_vars=True).items() if 'ridge.' not in k}
 
 def averaged(model): return {k: t for k, t in _trained(model).items() if t.is_floating_point()}
 
@@ -363,7 +365,7 @@ def measure_floors(model, mean, valid):
     a, b = torch.tensor(scores).mean(0).tolist()
     return dict(mean_volume_psnr=a, base_psnr=None if model.config.base == 'none' else b)
 
-# %% ../nbs/21_training.ipynb #201eabc0
+# %% ../nbs/21_training.ipynb #8b9ef59b
 def build(
     config:RunConfig,
     cohort:Cohort,
@@ -373,11 +375,14 @@ def build(
     "The model of a run, its base fitted on the training part."
     preset, cls = models[config.model]
     set_seed(config.seed)
-    model = cls(replace(preset(config.preset, config.cohort.geometry()), **{'kev': config.cohort.kev, **config.settings}))
+    before = _before(config, run)
+    model = cls(replace(preset(config.preset, config.cohort.geometry()), **{'kev': config.cohort.kev, **({'previous': dict(kind=before.kind, model=before.config.to_dict()), 'base': 'previous'} if before else {}), **config.settings}))
+    if before: model.set_previous(before)
     file = Path(run)/'base.safetensors' if run else None
     if file and file.exists(): return model, _read_base(model, file)
     floors = measure_floors(model, fit_base(model, cohort, base_cases), cohort.dataset('valid'))
-    tensors = {k: v for k, v in model.state_dict().items() if k.startswith('ridge.') or k == 'mean'}
+    if hasattr(model, 'measure_std'): model.measure_std(cohort.dataset('train', augment=True, seed=config.seed))
+    tensors = {k: v for k, v in model.state_dict().items() if k.startswith('ridge.') or k in ('mean', 'residual_std')}
     if file: save_tensors(file, tensors or {'none': torch.zeros(1)}, dict(floors=floors, ridge=model.ridge.config() if model.config.base == 'ridge' else None))
     return model, floors
 
@@ -388,9 +393,22 @@ def _read_base(model, file):
         base = Ridge(**head['ridge']); base.load_state_dict({k.removeprefix('ridge.'): v for k, v in tensors.items()})
         model.set_base(base)
     elif 'mean' in tensors: model.set_base(tensors['mean'])
+    if 'residual_std' in tensors: model.residual_std.copy_(tensors['residual_std'])
     return head['floors']
 
-# %% ../nbs/21_training.ipynb #3e697108
+def _before(config, run):
+    "The trained model that stands before this stage. The run keeps a copy of it, so that it can be moved and resumed without the other run."
+    if not config.previous: return None
+    kept = Path(run)/'previous' if run else None
+    folder = kept if kept and kept.exists() else Path(config.previous)
+    kind = read_json(folder/'config.json').get('kind')
+    if kind not in kinds: raise InputError(f'{folder}: holds a model of kind {kind!r}; before a stage may stand {", ".join(kinds)}')
+    model = kinds[kind].load(folder)
+    if kept and not kept.exists():
+        with staged(kept) as tmp: model.save(tmp)
+    return model
+
+# %% ../nbs/21_training.ipynb #ba96bc76
 def learner(
     config:RunConfig,
     cohort:Cohort,
@@ -402,7 +420,8 @@ def learner(
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     dls = cohort.dataloaders(config.batch_size, config.seed, device, config.num_workers, config.passes)
     weights = dict(l1=config.l1, mse=config.mse, ssim=config.ssim, projection=config.projection or .3*model.config.use_physics_loss)
-    loss, schedule, ema, score = ReconstructionLoss(**weights, projector=model.projector, kev=config.cohort.kev), Schedule(config), EMA(config.ema), Score()
+    criterion = partial(DiffusionLoss, weights['projection']) if model.needs_target else partial(ReconstructionLoss, **weights)
+    loss, schedule, ema, score = criterion(projector=model.projector, kev=config.cohort.kev), Schedule(config), EMA(config.ema), Score()
     log, floor = EpochLog(run/'log.csv', score, schedule), floors['mean_volume_psnr']
     state, reseed = State(run/'state.safetensors', ema, schedule, log), Reseed(config.seed)
     cbs = [reseed, GiveXrays(), FeatureMonitor(), schedule, ema, Guard(config.clip), score, Gate(score, floor, floors['base_psnr']), log, SaveBest(run, score, state), state, Bar(schedule)]
@@ -413,7 +432,9 @@ def learner(
     return learn
 
 class GiveXrays(Callback):
-    "Losses on projections need the X-rays beside prediction and target."
+    "Losses on projections need the X-rays beside prediction and target; a model that learns to denoise needs the target as an input."
+    def before_batch(self):
+        if self.training and self.model.needs_target: self.learn.xb = (*self.xb, self.yb[0])
     def after_pred(self): self.learn.yb = (self.yb[0], self.xb[0])
 
 # %% ../nbs/21_training.ipynb #bc83d081

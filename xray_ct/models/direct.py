@@ -147,10 +147,11 @@ class UNet3d(nn.Module):
 
 backbones = dict(unet=UNet3d)
 
-# %% ../../nbs/15_direct.ipynb #5ebe1d51
+# %% ../../nbs/15_direct.ipynb #35bd0f4f
 class DirectModel(nn.Module):
     "X-rays (B, V, h, w) as line integrals → volume (B, 1, D, H, W) in model space, HU/1000."
     Config, kind = DirectConfig, 'direct'  # of its folder; a model that goes on from here has its own
+    needs_target = False                   # in training, beside the X-rays
     def __init__(self,
         config:DirectConfig,
         extra:int=0, # channels on the backbone's grid that a subclass adds to its input
@@ -171,6 +172,9 @@ class DirectModel(nn.Module):
             self.mix.bias.data = torch.tensor([.25, .5, .25]).log()       # evenly along the ray, to begin with
         if c.base == 'mean': self.register_buffer('mean', torch.zeros(1, 1, *g.vol_shape))
         self.set_geometry(g)
+
+    @property
+    def root(self): return self  # where models stand on one another, the one that holds the ridge base
 
 # %% ../../nbs/15_direct.ipynb #7d16047e
 @patch
@@ -282,14 +286,14 @@ def direct_preset(
     if name not in sizes: raise InputError(f'The preset {name!r} is not known; choose one of {sorted(sizes)}.')
     return DirectConfig.from_dict({'geometry': geometry.to_dict(), **sizes[name], **changes})
 
-# %% ../../nbs/15_direct.ipynb #92b40dc5
+# %% ../../nbs/15_direct.ipynb #3e368aa4
 @patch
 def save(self:DirectModel,
     folder, # made if absent; other files in it are left alone
 )->Path:
     "Write `model.safetensors` and `config.json`."
     folder = Path(folder)
-    ridge = {} if self.ridge is None else {'ridge': self.ridge.config()}
+    ridge = {} if self.root.ridge is None else {'ridge': self.root.ridge.config()}
     config = {'kind': self.kind, 'model': self.config.to_dict(), **ridge}
     tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
     # the weights carry their config too: a spacing edited in config.json changes no tensor's shape, but every place
@@ -309,7 +313,7 @@ def _tensors(path):
     except (SafetensorError, OSError, ValueError) as e:
         raise InputError(f'{path}: not a complete safetensors file ({str(e)[:80]}). A pickle renamed is refused too; give the folder that training wrote.') from None
 
-# %% ../../nbs/15_direct.ipynb #3a8a7373
+# %% ../../nbs/15_direct.ipynb #ffa7d74e
 @patch(cls_method=True)
 def load(cls:DirectModel,
     folder,       # what `save` wrote
@@ -322,7 +326,7 @@ def load(cls:DirectModel,
     weights = path.with_name('model.safetensors')
     try: model, (tensors, written) = cls(cls.Config.from_dict(d['model'])), _tensors(weights)
     except TypeError as e: raise InputError(f'{path}: {e}') from None
-    if d.get('ridge'): model.ridge = Ridge(**d['ridge'])
+    if d.get('ridge'): model.root.ridge = Ridge(**d['ridge'])
     own = model.state_dict()
     wrong = sorted(k for k in own.keys() | tensors.keys() if k not in own or k not in tensors or own[k].shape != tensors[k].shape)
     if wrong: raise InputError(f"{weights}: {len(wrong)} tensors do not fit config.json ({', '.join(wrong[:3])}…): these are the weights of another config.")
