@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'state', 'go_on', 'common', 'explain', 'main', 'check_places', 'drr', 'check_config', 'train', 'reconstruct',
-           'score']
+           'interpolate', 'score']
 
 # %% ../nbs/28_cli.ipynb #548ba7b9
 import re, sys
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 
-# %% ../nbs/28_cli.ipynb #47e6b791
+# %% ../nbs/28_cli.ipynb #edbccccb
 app = typer.Typer(name='xray_ct', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings=dict(help_option_names=['-h', '--help']),
-    help='Two X-rays in, a CT volume out. Research software, not a medical device.\n\nA first round: xray_ct drr CT -o xrays; xray_ct train FOLDER -o run --minutes 30; xray_ct reconstruct xrays/ap.dcm xrays/lat.dcm -o out --weights run; xray_ct score out/ct.nii.gz CT')
+    help='Two X-rays in, a CT volume out. Research software, not a medical device.\n\nA first round: xray_ct drr CT -o xrays; xray_ct train FOLDER -o run --minutes 30; xray_ct reconstruct xrays/ap.dcm xrays/lat.dcm -o out --weights run; xray_ct score out/ct.nii.gz CT\n\nThick CT slices in, thin ones out: xray_ct interpolate THICK -o OUT')
 state = dict(debug=False, stopped=False)
 
 def go_on():
@@ -32,7 +32,7 @@ def explain(e):
     if isinstance(e, (InputError, FloatingPointError)): return 2, text
     if 'os error 28' in text: return 2, 'the disk is full: free some space or choose another output folder'  # safetensors raises its own class
     if isinstance(e, OSError) and e.filename: return 2, f'{e.filename}: {e.strerror}; check the name and the disk'
-    if isinstance(e, MemoryError) or "can't allocate memory" in text or 'out of memory' in text: return 2, 'not enough memory; choose a smaller --size, or crop or down-sample the CT'
+    if isinstance(e, MemoryError) or "can't allocate memory" in text or 'out of memory' in text: return 2, 'not enough memory; choose a smaller --size or a larger --spacing, or crop or down-sample the CT'
     return 1, f'unexpected {type(e).__name__}: {text}\nRun again with --debug for the traceback.'
 
 def main():
@@ -186,6 +186,39 @@ def reconstruct(
         r.save(folder, true)
     print(f'{out}: {r.volume}; reprojection NRMSE {r.metrics["reprojection"]["nrmse"]:.2%}, consistency {r.metrics["consistency"]}')
     for a in r.metrics['assumed']: print(f'assumed: {a}')
+
+# %% ../nbs/28_cli.ipynb #b1f11303
+@app.command()
+def interpolate(
+    thick: Annotated[Path, typer.Argument(metavar='THICK', help='A CT of thick slices: a DICOM folder or ZIP, NIfTI, NRRD or MHA.')],
+    out: Annotated[Path, typer.Option('-o', '--out', help='Folder for ct.nii.gz, dicom/, report.html, metrics.json.')],
+    spacing: Annotated[float, typer.Option(help='Between the thin slices, mm.')] = 1.,
+    method: Annotated[str, typer.Option(help='cubic, linear, lanczos or nearest.')] = 'cubic',
+    consistency: Annotated[bool, typer.Option('--consistency/--no-consistency', help='Averaging the thin slices gives the thick ones again.')] = True,
+    thickness: Annotated[Optional[float], typer.Option(help='Of a thick slice, mm; default what the DICOM series says, else its spacing.')] = None,
+    thin: Annotated[Optional[Path], typer.Option(metavar='TRUTH', help='A thin series of the same scan, if there is one: scores are added, beside those of plain interpolation.')] = None,
+    series: Annotated[Optional[str], typer.Option(help='Which series of a DICOM folder that holds several.')] = None,
+    overwrite: Annotated[bool, typer.Option('--overwrite', help='Replace the output folder.')] = False,
+):
+    "Thin CT slices from thick ones, without trained weights: a smooth guess that agrees with what was measured. Not for diagnosis."
+    from xray_ct.files import InputError, staged
+    check_places(out, [thick, thin], 'ct.nii.gz', overwrite)
+    from xray_ct.slab import METHODS
+    if method not in METHODS: raise InputError(f'--method {method}: there are {", ".join(METHODS)}')
+    for name, mm in dict(spacing=spacing, thickness=thickness).items():
+        if mm is not None and not 0 < mm < float('inf'): raise InputError(f'--{name} {mm:g}: must be a positive length in mm')
+    with staged(out, 'folder', overwrite) as folder:
+        from xray_ct.data.dicom import read_ct
+        from xray_ct.interpolate import covered, interpolate, save_slices, words
+        go_on()
+        true, vol = None if thin is None else read_ct(thin), read_ct(thick, series=series)
+        try: result = interpolate(vol, spacing, method, consistency, thickness)
+        except InputError as e: raise InputError(f'{thick}: {e}') from None
+        try: true is None or covered(result, true)
+        except InputError as e: raise InputError(f'{thin}: {e}') from None
+        found = save_slices(folder, vol, result, true)
+    print(f'{out}: {words(found)}')
+    if true is not None: print('\n'.join(f'{n:20} PSNR {s["psnr_3d_range2000"]:.2f} dB, MAE {s["mae_hu"]:.1f} HU' for n, s in {'this': found['scores'], **found['baselines']}.items()))
 
 # %% ../nbs/28_cli.ipynb #2365159b
 @app.command()
