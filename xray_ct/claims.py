@@ -13,7 +13,7 @@ from types import MappingProxyType
 from .files import InputError, read_json, write_json
 from .provenance import provenance
 
-# %% ../nbs/25_claims.ipynb #38b0d196
+# %% ../nbs/25_claims.ipynb #5d637012
 STATEMENTS = MappingProxyType({
     'C1': 'v-prediction is fundamentally broken for volumes, and ε rescues it',
     'C2': 'Cascaded group attention is 30–40 % faster at equal capacity',
@@ -35,11 +35,15 @@ STATEMENTS = MappingProxyType({
     'C18': 'The cuts of the 256³ design cost 10 % quality, and training fits 12 GB',
 })
 
-def _papermill(name, more=''): return f'papermill nbs/runs/{name}.ipynb runs/{name}/{name}.ipynb -p cts /path/to/cts{more} -p out runs/{name}'
+def _runs(name, claims, more=''): # {claim: command}
+    return {c: f'papermill nbs/runs/{name}.ipynb runs/{name}/{name}.ipynb {more.format(c)} -p out runs/{name}' for c in claims}
 
-COMMANDS = MappingProxyType({  # the runs that there are, before anybody has recorded a result
-    'C1': _papermill('diffusion', ' -p record True'), 'C11': _papermill('diffusion', ' -p record True'),
-    'C10': _papermill('direct'), 'C14': _papermill('direct'), 'C15': _papermill('direct', ' -p xrays grid'),
+COMMANDS = MappingProxyType({  # the runs that there are; what one of them writes takes their place
+    **_runs('diffusion', ['C1', 'C11'], '-p cts /path/to/cts -p record True'),
+    **_runs('attention', ['C2', 'C3', 'C6'], '-p record True'),
+    **_runs('ablation', ['C4', 'C5', 'C8'], '-p claim {} -p cts /path/to/cts -p record True'),
+    **_runs('direct', ['C10', 'C14'], '-p cts /path/to/cts'),
+    **_runs('direct', ['C15'], '-p cts /path/to/cts -p xrays grid'),
 })
 VERDICTS = ('holds', 'fails', 'depends', 'open')
 

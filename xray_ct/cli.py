@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 
-# %% ../nbs/28_cli.ipynb #edbccccb
+# %% ../nbs/28_cli.ipynb #4f274f13
 app = typer.Typer(name='xray_ct', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings=dict(help_option_names=['-h', '--help']),
     help='Two X-rays in, a CT volume out. Research software, not a medical device.\n\nA first round: xray_ct drr CT -o xrays; xray_ct train FOLDER -o run --minutes 30; xray_ct reconstruct xrays/ap.dcm xrays/lat.dcm -o out --weights run; xray_ct score out/ct.nii.gz CT\n\nThick CT slices in, thin ones out: xray_ct interpolate THICK -o OUT')
 state = dict(debug=False, stopped=False)
@@ -27,7 +27,7 @@ def common(debug: Annotated[bool, typer.Option('--debug', help='Show the traceba
 def explain(e):
     "(exit code, what to say) of an exception: 2 where the user can do something about it, 130 where the user stopped it."
     from xray_ct.files import InputError
-    text = re.sub(r'\.([^/]+)\.[a-z0-9_]{8}\.tmp/(?=\1)', '', str(e))  # name the output, not the hidden place where it is built
+    text = re.sub(r'\.([^/]+)\.[a-z0-9_]{8}\.tmp/(?=\.?\1)', '', str(e))  # name the output, not the hidden places where it is built
     if isinstance(e, KeyboardInterrupt): return 130, 'interrupted; nothing half-written is left'
     if isinstance(e, (InputError, FloatingPointError)): return 2, text
     if 'os error 28' in text: return 2, 'the disk is full: free some space or choose another output folder'  # safetensors raises its own class

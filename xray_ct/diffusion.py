@@ -6,11 +6,11 @@
 __all__ = ['schedules', 'predictions', 'spacings', 'NoiseSchedule', 'Prediction', 'Diffusion', 'step_pairs', 'seeded_noise',
            'ddim_step', 'NotFinite', 'sample', 'timestep_embedding']
 
-# %% ../nbs/10_diffusion.ipynb #287fddf5
+# %% ../nbs/10_diffusion.ipynb #f84121ce
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Callable
+from typing import Callable, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,14 +18,14 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 from .files import InputError
 
-# %% ../nbs/10_diffusion.ipynb #d5eb7852
-def _cosine(T, betas): # 2102.09672, eq. 17
+# %% ../nbs/10_diffusion.ipynb #ada7d7c5
+def _cosine(T, betas):
     f = torch.cos((torch.arange(T+1, dtype=torch.float64)/T + 0.008)/1.008*math.pi/2)**2
     return 1 - f[1:]/f[:-1]
 
-def _between(T, betas, curve): # betas per 1000 steps: fewer steps each take away more
-    a, b = (x*1000/T for x in betas)
-    return curve(a, b, torch.linspace(0, 1, T, dtype=torch.float64))
+def _between(T, betas, curve): # from the first β to the last
+    first, last = (b*1000/T for b in betas)
+    return curve(first, last, torch.linspace(0, 1, T, dtype=torch.float64))
 
 schedules = dict(
     cosine=_cosine,
@@ -33,10 +33,10 @@ schedules = dict(
     scaled_linear=lambda T, betas: _between(T, betas, lambda a, b, u: (a**.5 + (b**.5 - a**.5)*u)**2),
     sigmoid=lambda T, betas: _between(T, betas, lambda a, b, u: a + (b-a)*torch.sigmoid(12*u - 6)))
 
-# %% ../nbs/10_diffusion.ipynb #37518250
+# %% ../nbs/10_diffusion.ipynb #ee287484
 @dataclass(frozen=True)
 class NoiseSchedule:
-    "ᾱ at every time, in float64: how much of the volume is left."
+    "ᾱ at every time, in float64: how much of the volume's variance is left."
     name: str = 'cosine' # one of `schedules`
     steps: int = 1000 # T
     zero_terminal_snr: bool = False # rescale so that nothing at all is left at the last time
@@ -49,28 +49,28 @@ class NoiseSchedule:
         if not (len(self.betas) == 2 and 0 < self.betas[0] <= self.betas[1] < 1): raise InputError(f'NoiseSchedule: betas={self.betas}; give the first and the last, 0 < first ≤ last < 1')
 
     @cached_property
-    def table(self)->Tensor: # (T+1,) float64: ᾱ = 1 before all noise, then ᾱ of t = 0 … T−1
-        beta = schedules[self.name](self.steps, self.betas).clamp(max=.999)
-        a = (1 - beta).cumprod(0).sqrt()
-        if self.zero_terminal_snr: a = (a - a[-1])*a[0]/(a[0] - a[-1]) # 2305.08891, algorithm 1
+    def table(self)->Tensor: # (T+1,) float64: 1, then ᾱ of t = 0 … T−1
+        a = (1 - schedules[self.name](self.steps, self.betas).clamp(max=.999)).cumprod(0).sqrt()
+        if self.zero_terminal_snr: a = (a - a[-1])*a[0]/(a[0] - a[-1])
         return torch.cat([a.new_ones(1), a**2])
 
     @property
     def alpha_bar(self)->Tensor: return self.table[1:] # (T,) float64
 
-# %% ../nbs/10_diffusion.ipynb #d3c1610b
+# %% ../nbs/10_diffusion.ipynb #3a752d50
 def _check_time(t, first, T):
-    "Times as a long tensor, refused outside [first, T)."
-    t = torch.as_tensor(t)
+    "Times as a long tensor beside the float64 tables (on the CPU), refused outside [first, T)."
+    t = torch.as_tensor(t, device='cpu')
     if t.is_floating_point() or t.dtype == torch.bool: raise InputError(f'diffusion: t is {str(t.dtype)[6:]}; times are whole numbers, give a long tensor')
-    low, high = t.aminmax()
-    if low < first or high >= T: raise InputError(f'diffusion: t = {int(low if low < first else high)} is outside the schedule, which has the times {first} to {T-1}')
+    low, high = (int(v) for v in t.aminmax())
+    if low < first or high >= T: raise InputError(f'diffusion: t = {low if low < first else high} is outside the schedule, whose times go from {first} to {T-1}')
     return t.long()
 
 @patch
-def at(self:NoiseSchedule, t)->Tensor: # like t, float64
-    "ᾱ at t; t = −1 is before all noise."
-    return self.table.to(torch.as_tensor(t).device)[_check_time(t, -1, self.steps) + 1]
+def at(self:NoiseSchedule, t)->Tensor: # float64, of t's shape and on its device
+    "ᾱ at t (a number, a list or a tensor); t = −1 is before all noise."
+    return self.table[_check_time(t, -1, self.steps) + 1].to(t.device if isinstance(t, Tensor) else 'cpu')
+
 @patch
 def alpha(self:NoiseSchedule, t)->Tensor: return self.at(t).sqrt()
 @patch
@@ -78,7 +78,7 @@ def sigma(self:NoiseSchedule, t)->Tensor: return (1 - self.at(t)).sqrt()
 @patch
 def snr(self:NoiseSchedule, t)->Tensor: return self.at(t)/(1 - self.at(t))
 
-# %% ../nbs/10_diffusion.ipynb #7399c7de
+# %% ../nbs/10_diffusion.ipynb #bffa48e4
 class Prediction(NamedTuple):
     "What a network is asked for (a and s are α and σ), what follows from its answer, and the weight of its squared error."
     target: Callable # (x0, noise, a, s)
@@ -87,67 +87,88 @@ class Prediction(NamedTuple):
     weight: Callable # (SNR, min(SNR, γ))
 
 predictions = dict(
-    eps=Prediction(lambda x0, noise, a, s: noise,          lambda out, x_t, a, s: (x_t - s*out)/a, lambda out, x_t, a, s: out,              lambda snr, m: m/snr),
-    x0 =Prediction(lambda x0, noise, a, s: x0,             lambda out, x_t, a, s: out,             lambda out, x_t, a, s: (x_t - a*out)/s,  lambda snr, m: m),
-    v  =Prediction(lambda x0, noise, a, s: a*noise - s*x0, lambda out, x_t, a, s: a*x_t - s*out,   lambda out, x_t, a, s: s*x_t + a*out,    lambda snr, m: m/(snr + 1)))
+    eps=Prediction(lambda x0, noise, a, s: noise,          lambda out, x_t, a, s: (x_t - s*out)/a, lambda out, x_t, a, s: out,             lambda snr, least: least/snr),
+    x0 =Prediction(lambda x0, noise, a, s: x0,             lambda out, x_t, a, s: out,             lambda out, x_t, a, s: (x_t - a*out)/s, lambda snr, least: least),
+    v  =Prediction(lambda x0, noise, a, s: a*noise - s*x0, lambda out, x_t, a, s: a*x_t - s*out,   lambda out, x_t, a, s: s*x_t + a*out,   lambda snr, least: least/(snr + 1)))
 
-# %% ../nbs/10_diffusion.ipynb #99271335
+# %% ../nbs/10_diffusion.ipynb #36f4d6cb
 @dataclass(frozen=True)
 class Diffusion:
-    "A schedule and a prediction type: noising, targets, conversions and loss."
+    "A schedule and a prediction type: noising, targets, conversions, weights and loss."
     schedule: NoiseSchedule = NoiseSchedule()
     prediction: str = 'v' # one of `predictions`
     gamma: float = 5. # of Min-SNR-γ; 0: the plain squared error
-    floor: float = .1 # the SNR that earlier weights count as
+    floor: float = .1 # weights of times with less SNR are those of this SNR
 
     def __post_init__(self):
         if self.prediction not in predictions: raise InputError(f'Diffusion: {self.prediction!r} is not a prediction type; choose from {", ".join(predictions)}')
         if self.schedule.zero_terminal_snr and self.prediction == 'eps':
-            raise InputError("Diffusion: zero_terminal_snr with prediction 'eps' is undefined at the last time, where x_t is all noise; predict 'v' or 'x0'")
+            raise InputError("Diffusion: zero_terminal_snr with prediction 'eps' is undefined at the last time, where x_t is all noise and ε tells nothing of x0; predict 'v' or 'x0'")
         if self.gamma < 0: raise InputError(f'Diffusion: gamma={self.gamma}; give 0 (no weights) or more')
 
+    @cached_property
+    def _tables(self): return self.schedule.table.sqrt(), (1 - self.schedule.table).sqrt()
+
     def _coefficients(self, t, x):
-        "α and σ at t (B,), shaped to multiply x (B, …): float64 for float64, float32 for everything else."
+        "α and σ at t (B,), shaped to multiply x (B, …): float64 for float64, float32 for all else."
         t, dtype = _check_time(t, 0, self.schedule.steps), torch.float64 if x.dtype == torch.float64 else torch.float32
-        if t.shape != x.shape[:1]: raise InputError(f'diffusion: {tuple(t.shape)} times for a batch of {len(x)}; give one a sample')
-        a2 = self.schedule.table
-        return [c.to(x.device, dtype)[t.to(x.device) + 1].reshape(-1, *[1]*(x.dim()-1)) for c in (a2.sqrt(), (1 - a2).sqrt())]
+        if t.shape != x.shape[:1]: raise InputError(f'diffusion: times of shape {tuple(t.shape)} for a batch of {len(x)}; give one a sample')
+        return [c[t + 1].to(dtype).to(x.device).reshape(-1, *[1]*(x.dim()-1)) for c in self._tables]
 
-    def q_sample(self, x0, t, noise)->Tensor: # (B, …) x_t
-        a, s = self._coefficients(t, x0)
-        return a*x0 + s*noise
-    def target(self, x0, noise, t)->Tensor: return predictions[self.prediction].target(x0, noise, *self._coefficients(t, x0))
-    def x0(self, out, x_t, t)->Tensor: return predictions[self.prediction].x0(out, x_t, *self._coefficients(t, x_t))
-    def eps(self, out, x_t, t)->Tensor: return predictions[self.prediction].eps(out, x_t, *self._coefficients(t, x_t))
+# %% ../nbs/10_diffusion.ipynb #b6ad6e80
+@patch
+def q_sample(self:Diffusion,
+    x0, # (B, …) volumes in model space or latents of unit variance
+    t, # (B,) long, in [0, T)
+    noise, # (B, …) standard normal
+)->Tensor: # (B, …) x_t
+    "x_t = α·x0 + σ·noise"
+    a, s = self._coefficients(t, x0)
+    return a*x0 + s*noise
 
-# %% ../nbs/10_diffusion.ipynb #c514043d
+@patch
+def target(self:Diffusion, x0, noise, t)->Tensor: # (B, …)
+    "What the network should answer."
+    return predictions[self.prediction].target(x0, noise, *self._coefficients(t, x0))
+
+@patch
+def x0(self:Diffusion, out, x_t, t)->Tensor: # (B, …)
+    "x̂0 that follows from the network's answer to x_t."
+    return predictions[self.prediction].x0(out, x_t, *self._coefficients(t, x_t))
+
+@patch
+def eps(self:Diffusion, out, x_t, t)->Tensor: # (B, …)
+    "ε̂ that follows from the network's answer to x_t."
+    return predictions[self.prediction].eps(out, x_t, *self._coefficients(t, x_t))
+
+# %% ../nbs/10_diffusion.ipynb #efd50a56
 @patch
 def weight(self:Diffusion,
     t, # (B,) long
 )->Tensor: # (B,) float32
-    "Min-SNR-γ weight of the prediction's squared error."
-    snr = self.schedule.snr(_check_time(t, 0, self.schedule.steps))
-    if not self.gamma: return torch.ones_like(snr, dtype=torch.float32)
-    snr = snr.clamp(min=self.floor)
-    return predictions[self.prediction].weight(snr, snr.clamp(max=self.gamma)).float()
+    "Min-SNR-γ weight of the prediction's squared error at t."
+    snr = self.schedule.snr(_check_time(t, 0, self.schedule.steps)).clamp(min=self.floor)
+    w = predictions[self.prediction].weight(snr, snr.clamp(max=self.gamma)) if self.gamma else torch.ones_like(snr)
+    return w.float().to(t.device)
 
+# %% ../nbs/10_diffusion.ipynb #cb1e6da5
 @patch
 def loss(self:Diffusion,
-    out, # (B, …) what the network said of x_t
-    x0, # (B, …) volumes or latents
-    noise, # (B, …) that made x_t
+    out, # (B, …) the network's answer to x_t
+    x0, # (B, …) what x_t was made of …
+    noise, # (B, …) … and with
     t, # (B,) long
-    mask=None, # broadcasts to x0: weights or bool; what is 0 has no say
-)->Tensor: # (B,) one loss a sample
-    "Weighted mean squared error over each sample's mask; 0 where a mask is empty."
+    mask=None, # broadcasts to x0, bool or weights ≥ 0; where it is 0 nothing counts
+)->Tensor: # (B,)
+    "Each sample's mean squared error over its mask, times the weight of its time; 0 where a mask is empty."
+    if out.shape != x0.shape: raise InputError(f'Diffusion.loss: the network answered {tuple(out.shape)} to {tuple(x0.shape)}; they should be alike')
     err = out.float() - self.target(x0.float(), noise.float(), t)
-    if mask is None: return self.weight(t)*err.square().flatten(1).mean(1)
-    mask = mask.to(err.dtype).expand_as(err)
-    err = torch.where(mask > 0, err, 0.) # before the square: 0·NaN is NaN, in the gradient too
-    total = mask.flatten(1).sum(1)
-    return self.weight(t)*(mask*err.square()).flatten(1).sum(1)/total.clamp(min=torch.finfo(err.dtype).tiny)
+    mask = torch.ones_like(err) if mask is None else mask.to(err.dtype).expand_as(err)
+    err = torch.where(mask > 0, err, 0.)  # before squaring: 0·NaN is NaN, in the gradient too
+    total = mask.flatten(1).sum(1).clamp(min=torch.finfo(err.dtype).tiny)
+    return self.weight(t)*(mask*err.square()).flatten(1).sum(1)/total
 
-# %% ../nbs/10_diffusion.ipynb #ec9d9a37
+# %% ../nbs/10_diffusion.ipynb #29660da1
 spacings = dict(
     trailing=lambda T, n: [round(T*(n-i)/n) - 1 for i in range(n)],
     leading =lambda T, n: [T//n*(n-1-i) for i in range(n)],
@@ -157,36 +178,36 @@ def step_pairs(
     T:int, # times of the schedule
     n:int, # steps to take, 1 to T
     spacing='trailing', # one of `spacings`
-)->list: # n pairs (t, t_next), falling; the last t_next is −1, where ᾱ = 1
+)->list: # n pairs (t, t_next), falling; the last t_next is −1
     "The times a sampler visits, each with the time it goes to."
     if spacing not in spacings: raise InputError(f'step_pairs: {spacing!r} is not a spacing; choose from {", ".join(spacings)}')
-    if not 1 <= n <= T: raise InputError(f'step_pairs: {n} steps of a schedule with {T} times; take 1 to {T}')
+    if not 1 <= n <= T: raise InputError(f'step_pairs: {n} steps through a schedule of {T} times; take 1 to {T}')
     times = spacings[spacing](T, n)
     return list(zip(times, times[1:] + [-1]))
 
-# %% ../nbs/10_diffusion.ipynb #dced5eb8
+# %% ../nbs/10_diffusion.ipynb #827aeaa4
 def _generators(seeds, stream):
-    "One generator a sample. Mixed by numpy: torch keeps 32 bits of a seed, and neighbouring streams must not be the same numbers."
+    "One generator a sample; streams of the same seed are independent."
     try: return [torch.Generator().manual_seed(int(np.random.SeedSequence(s, spawn_key=(stream,)).generate_state(1)[0])) for s in seeds]
     except (ValueError, TypeError): raise InputError(f'diffusion: seeds={seeds!r}; give a list of whole numbers from 0 on, one a sample') from None
 
-def _noise(generators, shape, like): return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(like)
+def _noise(generators, shape, device, dtype): return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device, dtype)
 
 def seeded_noise(
     shape, # of one sample, (C, D, H, W)
-    seeds, # one a sample: a whole number, or a tuple of them (seed, stage)
+    seeds, # one a sample: a whole number, or a tuple of them
     device=None,
-)->Tensor: # (len(seeds), *shape) float32
-    "Standard normal noise, every sample from a generator of its own: made on the CPU, the same in any batch and on any device."
-    return _noise(_generators(seeds, 0), shape, torch.empty(0, device=device))
+)->Tensor: # (len(seeds), *shape) float32, standard normal
+    "Noise in which every sample depends on its own seed alone."
+    return _noise(_generators(seeds, 0), shape, device, torch.float32)
 
-# %% ../nbs/10_diffusion.ipynb #e7f0e990
+# %% ../nbs/10_diffusion.ipynb #ae36d788
 def ddim_step(
     schedule, # `NoiseSchedule`
     x0, # (B, …) x̂0
     eps, # (B, …) ε̂
-    t, t_next, # int, t_next < t
-    eta=0., # 0: no new noise; 1: the posterior of DDPM
+    t, t_next, # int, t_next < t; −1: land on x̂0
+    eta=0., # 0: deterministic; 1: DDPM's posterior
     z=None, # (B, …) standard normal, for eta above 0
 )->Tensor: # (B, …) x at t_next
     "x' = α'·x̂0 + √(σ'² − s²)·ε̂ + s·z"
@@ -196,81 +217,84 @@ def ddim_step(
     x = after**.5*x0 + max(1 - after - s2, 0.)**.5*eps
     return x + s2**.5*z if eta else x
 
-# %% ../nbs/10_diffusion.ipynb #056525cb
+# %% ../nbs/10_diffusion.ipynb #30ca7b63
 class NotFinite(InputError, FloatingPointError):
     "Sampling produced a number that is not finite."
 
-def _finite(x, what, t, i, n):
-    if not torch.isfinite(x).all():
-        bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
-        raise NotFinite(f'sample: {what} is NaN or infinite at step {i+1} of {n} (t = {t}), in sample {", ".join(map(str, bad))} of the batch; '
-                        'check the conditioning and the weights, and keep the model in float32 or bfloat16')
-    return x
+def _finite(x, what, where):
+    if torch.isfinite(x).all(): return x
+    bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
+    raise NotFinite(f'sample: {what} is NaN or infinite at {where}, in sample {", ".join(map(str, bad))} of the batch (from 0); check its conditioning and the weights, and that the model does not run in float16')
 
 def _check_start(x, eta, seeds):
     if x.dtype not in (torch.float32, torch.float64):
-        raise InputError(f'sample: x_T is {str(x.dtype)[6:]}; sample in float32 (in float16 ᾱ of the last time of the cosine schedule is exactly 0); the model may run in less inside `denoise`')
+        raise InputError(f'sample: x_T is {str(x.dtype)[6:]}; begin with float32 (in float16 the last ᾱ of the cosine schedule is exactly 0). Inside `denoise` a model may use less')
     if not 0 <= eta <= 1: raise InputError(f'sample: eta={eta}; it goes from 0 (DDIM) to 1 (DDPM)')
     if seeds is not None and len(seeds) != len(x): raise InputError(f'sample: {len(seeds)} seeds for a batch of {len(x)}; give one a sample')
 
-# %% ../nbs/10_diffusion.ipynb #4b1c0376
-def _estimate(denoise, x, t, i, n, diffusion, clip, constrain, guide):
-    "x̂0 and ε̂ at x_t, and the gradient of the guide's loss with respect to x_t (or None)."
-    times, gradient = torch.full((len(x),), t, device=x.device), None
-    with torch.set_grad_enabled(guide is not None):
-        x_t = x.requires_grad_() if guide else x
-        out = denoise(x_t, times)
-        if out.shape != x.shape: raise InputError(f'sample: denoise made {tuple(out.shape)} of {tuple(x.shape)}; a prediction has the shape of x_t')
-        out = _finite(out.to(x.dtype), "the model's output", t, i, n)
-        x0 = diffusion.x0(out, x_t, times)
-        if guide:
-            loss = guide(x0)
-            gradient, = torch.autograd.grad(loss.clamp(min=torch.finfo(x.dtype).tiny).sqrt().sum(), x_t)
-    x, out, x0 = x.detach(), out.detach(), x0.detach()
-    plain = x0
-    if clip is not None: x0 = x0.clamp(*clip)
-    if constrain: x0 = constrain(x0, t)
-    if x0 is plain: return x0, diffusion.eps(out, x, times), gradient
-    a, s = diffusion._coefficients(times, x)
-    return x0, (x - a*x0)/s, gradient
+# %% ../nbs/10_diffusion.ipynb #5246352f
+def _residual_gradient(loss, x_t):
+    "Of each sample's residual norm, with respect to x_t."
+    if not loss.requires_grad: raise InputError('sample: guide needs the gradient of x̂0 with respect to x_t, but denoise or guide cuts it (torch.no_grad, detach, or a constant)')
+    return torch.autograd.grad(loss.clamp(min=torch.finfo(loss.dtype).tiny).sqrt().sum(), x_t)[0]
 
-# %% ../nbs/10_diffusion.ipynb #1b0c1f24
+def _estimate(denoise, x_t, t, where, diffusion, clip, constrain, guide):
+    "x̂0 and ε̂ at x_t, and the guide's gradient (or None)."
+    times = torch.full((len(x_t),), t, device=x_t.device)
+    with torch.set_grad_enabled(guide is not None):
+        x_t = x_t.detach().requires_grad_(guide is not None)
+        out = denoise(x_t, times)
+        if out.shape != x_t.shape: raise InputError(f'sample: denoise made {tuple(out.shape)} of {tuple(x_t.shape)}; a prediction has the shape of x_t')
+        x0 = diffusion.x0(_finite(out.to(x_t.dtype), "the model's answer", where), x_t, times)
+        gradient = _residual_gradient(guide(x0), x_t) if guide else None
+    x_t, out, x0 = x_t.detach(), out.detach().to(x_t.dtype), x0.detach()
+    if clip is None and constrain is None: return x0, diffusion.eps(out, x_t, times), gradient
+    if clip is not None: x0 = x0.clamp(*clip)
+    if constrain: x0 = _finite(constrain(x0, t), "constrain's volume", where)
+    a, s = diffusion._coefficients(times, x_t)
+    return x0, (x_t - a*x0)/s, gradient
+
+# %% ../nbs/10_diffusion.ipynb #aaedcea6
 @torch.no_grad()
 def sample(
-    denoise, # (x_t (B, …), t (B,) long) → what the prediction type asks for, like x_t
-    x_T, # (B, …) float32, noise to begin with: see `seeded_noise`
-    diffusion, # `Diffusion`
-    steps=20, # of the schedule's
-    eta=0., # 0: DDIM; 1: DDPM's posterior between the times visited
+    denoise, # (x_t (B, …), t (B,) long) → the answer that the prediction type asks for, (B, …)
+    x_T, # (B, …) float32, noise to begin with: `seeded_noise`
+    diffusion, # `Diffusion` that the model was trained with
+    steps=20, # 1 to T
+    eta=0., # 0: DDIM, nothing is drawn; 1: DDPM
     spacing='trailing', # one of `spacings`
-    clip=None, # bounds of x̂0, in pixel space: a number c for (−c, c), or (low, high). Latents have none
+    clip=None, # of x̂0, in pixel space only: c for (−c, c), or (low, high), numbers or tensors
     constrain=None, # (x̂0, t) → x̂0 that agrees with a measurement
-    guide=None, # x̂0 → (B,) squared residual, whose gradient with respect to x_t is followed
-    guide_scale=1., # length of that step
-    seeds=None, # one a sample, for eta above 0; None: torch's global generator
-    progress=False, # a bar, from the third second on
+    guide=None, # x̂0 → (B,) squared residual
+    guide_scale=1., # length of the guide's step, in units of x_t per unit of residual
+    seeds=None, # one a sample, for the noise of eta above 0; None: torch's own generator
+    progress=False, # show a bar, from the third second on
 )->Tensor: # (B, …) x_0
     "Walk from x_T to x_0."
     _check_start(x_T, eta, seeds)
     if clip is not None and not isinstance(clip, (tuple, list)): clip = (-clip, clip)
-    pairs, generators, x, schedule = step_pairs(diffusion.schedule.steps, steps, spacing), seeds and _generators(seeds, 1), x_T.clone(), diffusion.schedule
+    pairs, x = step_pairs(diffusion.schedule.steps, steps, spacing), x_T
+    generators = None if seeds is None else _generators(seeds, 1)
     for i, (t, t_next) in enumerate(tqdm(pairs, desc='sampling', delay=2, leave=False, disable=not progress)):
+        where = f'step {i+1} of {steps} (t = {t})'
         try:
-            x0, eps, gradient = _estimate(denoise, x, t, i, steps, diffusion, clip, constrain, guide)
-            z = (_noise(generators, x.shape[1:], x) if generators else torch.randn_like(x)) if eta and t_next >= 0 else None
-            x = ddim_step(schedule, x0, eps, t, t_next, eta, z)
+            x0, eps, gradient = _estimate(denoise, x, t, where, diffusion, clip, constrain, guide)
+            z = None if not eta else _noise(generators, x.shape[1:], x.device, x.dtype) if generators else torch.randn_like(x)
+            x = ddim_step(diffusion.schedule, x0, eps, t, t_next, eta, z)
             if guide: x = x - guide_scale*gradient
-            _finite(x, 'the sample', t, i, steps)
-        except KeyboardInterrupt: raise KeyboardInterrupt(f'sampling was interrupted at step {i+1} of {steps} (t = {t})') from None
+            _finite(x, 'the sample', where)
+        except KeyboardInterrupt: raise KeyboardInterrupt(f'sampling was interrupted at {where}') from None
     return x
 
-# %% ../nbs/10_diffusion.ipynb #df505361
+# %% ../nbs/10_diffusion.ipynb #c007b2ea
 def timestep_embedding(
-    t, # (B,) times
-    dim:int, # numbers to describe one with
-    steps=1000, # T: times are told as shares of it, so that schedules of different length speak alike
-)->Tensor: # (B, dim) float32
-    "Cosines and sines of a time at wavelengths from 2π to 20000π (of 1000 times)."
+    t:Tensor, # (B,) times
+    dim:int, # numbers that describe one, at least 2
+    steps=1000, # T
+)->Tensor: # (B, dim) float32, cosines then sines
+    "Cosines and sines of a time, at wavelengths from 2π to nearly 20000π thousandths of T."
+    if dim < 2: raise InputError(f'timestep_embedding: dim={dim}; give at least 2, a cosine and a sine')
     half = dim//2
-    angle = (torch.as_tensor(t).float()*(1000/steps))[:, None]*torch.exp(-math.log(10000)*torch.arange(half, device=t.device)/half)
+    rate = torch.exp(-math.log(10000)*torch.arange(half, device=t.device)/half)
+    angle = t.float()[:, None]*(1000/steps)*rate
     return torch.nn.functional.pad(torch.cat([angle.cos(), angle.sin()], 1), (0, dim % 2))

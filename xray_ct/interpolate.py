@@ -120,7 +120,7 @@ def page(
     fig.suptitle(title, fontsize=11)
     return fig
 
-# %% ../nbs/27b_interpolate.ipynb #cf6a55af
+# %% ../nbs/27b_interpolate.ipynb #910b6fe7
 def summary(thick, thin, truth=None): # → (what was done, in numbers, {method: scores} with the baselines)
     "The numbers of a result; with a truth the scores of two baselines beside it."
     how = thin.meta['interpolation']
@@ -144,7 +144,7 @@ def sections(thick, thin, truth=None, found=None, scores=None): # found, scores:
     from xray_ct.provenance import provenance
     from xray_ct.report import Picture, Scores, Settings, Text
     seen = 'Coronal and sagittal plane of the thick series, the interpolated one' + (', the truth, and the errors of both.' if truth is not None else ', and what interpolation added.')
-    out = [Text('What was done', words(found) + '\n\nAn interpolated slice is a guess between measured ones. It agrees with them; it shows no detail that they do not.'), Picture('Planes', page(thick, thin, truth), seen)]
+    out = [Text('What was done', words(found) + '\n\nAn interpolated slice is a guess between measured ones; it shows no detail that they do not.'), Picture('Planes', page(thick, thin, truth), seen)]
     if scores: out.append(Scores('Against the thin truth', scores, note='HU clipped to ±1000; bias is the mean error over the truth’s voxels of a tissue.'))
     return out + [Settings('In numbers', found), Settings('Provenance', provenance())]
 

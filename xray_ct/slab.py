@@ -6,10 +6,11 @@
 __all__ = ['PROFILES', 'KERNELS', 'METHODS', 'slice_positions', 'slab_matrix', 'along_depth', 'ThickSlice', 'thin_grid',
            'thick_grid', 'depth_positions', 'between', 'thicken', 'interpolation_matrix']
 
-# %% ../nbs/02_slab.ipynb #3fa39762
+# %% ../nbs/02_slab.ipynb #93a888c9
 import math
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from .files import InputError
@@ -46,7 +47,7 @@ def slab_matrix(
     if not covered.min() >= .49: raise InputError(f'thick slice {covered.argmin().item()} at {thick[covered.argmin()].item():g} mm lies outside the thin slices, {thin.min():g} to {thin.max():g} mm')
     return S/covered
 
-# %% ../nbs/02_slab.ipynb #8eb55aeb
+# %% ../nbs/02_slab.ipynb #1c4accce
 def along_depth(
     M:Tensor, # (m, n)
     x:Tensor, # (..., n, H, W)
@@ -84,31 +85,33 @@ class ThickSlice(nn.Module):
         "x + S⁺(y − Sx): the volume nearest to `x` whose slab means are `y`."
         return x + along_depth(self.pinv, self._check(y, self.thick_slices, 'thick') - self(x))
 
-    @torch.no_grad()
-    def project_within(self,
-        x:Tensor, # (..., D, H, W) any guess
-        y:Tensor, # (..., D', H, W) what was measured
-        low, high, # values that the truth cannot leave
-        steps=100, # at most; 20 are usual
-    )->Tensor: # (..., D, H, W) between low and high; its slab means are `y` wherever the limits allow it
-        "`project`, then by turns clip and project the columns that leave the limits."
-        x, tol = self.project(x, y), 1e-3
-        out = ((x < low - tol) | (x > high + tol)).any(-3)
-        columns, t = (v.movedim(-3, -1)[out].to(x) for v in (x, y))  # (N, D), (N, D')
-        S, pinv, todo = self.S.T.to(x), self.pinv.T.to(x), torch.arange(len(columns), device=x.device)
-        for _ in range(steps):
-            if not len(todo): break
-            c = columns[todo].clamp(low, high)
-            c = c + (t[todo] - c @ S) @ pinv
-            columns[todo] = c
-            todo = todo[((c < low - tol) | (c > high + tol)).any(-1)]
-        x.movedim(-3, -1)[out] = columns
-        return x.clamp_(low, high)
-
     def _check(self, x, n, what):
         if x.ndim < 3 or x.shape[-3] != n: raise InputError(f'ThickSlice: expected {n} {what} slices, (..., {n}, H, W), got {tuple(x.shape)}')
         return x
     def extra_repr(self): return f'{self.thin_slices} thin → {self.thick_slices} thick'
+
+# %% ../nbs/02_slab.ipynb #fa298d33
+@patch
+@torch.no_grad()
+def project_within(self:ThickSlice,
+    x:Tensor, # (..., D, H, W) any guess
+    y:Tensor, # (..., D', H, W) what was measured
+    low, high, # values that the truth cannot leave
+    steps=100, # at most; 20 are usual
+)->Tensor: # (..., D, H, W) between low and high; its slab means are `y` wherever the limits allow it
+    "`project`, then by turns clip and project the columns that leave the limits."
+    x, tol = self.project(x, y), 1e-3
+    out = ((x < low - tol) | (x > high + tol)).any(-3)
+    columns, t = (v.movedim(-3, -1)[out].to(x) for v in (x, y))  # (N, D), (N, D')
+    S, pinv, todo = self.S.T.to(x), self.pinv.T.to(x), torch.arange(len(columns), device=x.device)
+    for _ in range(steps):
+        if not len(todo): break
+        c = columns[todo].clamp(low, high)
+        c = c + (t[todo] - c @ S) @ pinv
+        columns[todo] = c
+        todo = todo[((c < low - tol) | (c > high + tol)).any(-1)]
+    x.movedim(-3, -1)[out] = columns
+    return x.clamp_(low, high)
 
 # %% ../nbs/02_slab.ipynb #59337bc8
 def _regrid(vol, n, spacing, first): # first: centre of the new first slice, mm from the centre of the old one
@@ -176,7 +179,7 @@ def thicken(
     thick = Volume(np.broadcast_to(np.float32(0), shape), affine=affine, meta=dict(vol.meta, SliceThickness=float(thickness or spacing)))
     return thick.with_array(between(vol, thick, thickness, profile)(torch.from_numpy(vol.array)).numpy())
 
-# %% ../nbs/02_slab.ipynb #48a53667
+# %% ../nbs/02_slab.ipynb #9d6fa142
 def _bspline(t): # cubic
     a = t.abs()
     return torch.where(a < 1, 2/3 - a**2 + a**3/2, (2 - a).clamp_min(0)**3/6)
@@ -192,6 +195,8 @@ def interpolation_matrix(
     "Thin slices as weighted sums of thick ones."
     if method not in METHODS: raise InputError(f'no interpolation is called {method!r}; there are {", ".join(METHODS)}')
     thin, (thick, step) = torch.as_tensor(thin, dtype=torch.float64), slice_positions(thick, 'thick')
+    beyond = torch.maximum(thick.amin() - thin.amin(), thin.amax() - thick.amax()).item()
+    if beyond > 5*abs(step): raise InputError(f'the thin slices reach {beyond:g} mm beyond the centres of the thick ones, too far to extrapolate; is the thickness right?')
     if method == 'nearest': return F.one_hot((thin[:, None] - thick).abs().mul(1e6).round().argmin(1), len(thick)).double()  # rounded: a tie goes to the first, not to the last digit
     pad, m = 20, len(thick)  # 20: the B-spline's prefilter falls by 0.27 a slice, 4e-12 in all
     nodes, end = torch.arange(-pad, m + pad, dtype=torch.float64), torch.arange(pad, 0, -1, dtype=torch.float64)[:, None]

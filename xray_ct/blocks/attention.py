@@ -262,7 +262,7 @@ class GroupedMultiScaleAttention(nn.Module):
             out = out + weight*y
         return out
 
-# %% ../../nbs/08_attention.ipynb #6d203c1e
+# %% ../../nbs/08_attention.ipynb #6228bb86
 class HierarchicalAdaptiveConditioning(nn.Module):
     "Cross-attention to the tokens of the previous stage, mixed in by a learned gate."
     def __init__(self,
@@ -281,7 +281,8 @@ class HierarchicalAdaptiveConditioning(nn.Module):
         previous:Tensor, # (B, M, context) tokens of the stage before
     )->Tensor: # (B, N, dim)
         y = self.attn(self.norm(x), tokens=self.norm_previous(previous))
-        return torch.lerp(x, y, self.gate(torch.cat([x, y], -1)).sigmoid())
+        g = self.gate(torch.cat([x, y], -1)).sigmoid()
+        return torch.lerp(x, y.to(x.dtype), g.to(x.dtype))                                    # exact at both ends
 
 # %% ../../nbs/08_attention.ipynb #d0a7d612
 def sandwich_layout(

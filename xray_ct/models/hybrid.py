@@ -6,7 +6,7 @@
 __all__ = ['switches', 'xray_embed', 'HybridConfig', 'base_channels', 'self_attention', 'HybridBackbone', 'ViTBackbone', 'Blocks',
            'HybridModel', 'hybrid_preset']
 
-# %% ../../nbs/16_hybrid.ipynb #69ac6613
+# %% ../../nbs/16_hybrid.ipynb #d7b5f4b5
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from fastcore.basics import patch
 from ..files import InputError
 from ..projector import Geometry
+from ..blocks.encoder import Features, position_code
 from ..blocks.depth import LearnableDepthBoundaries, depth_panel, region_density
 from ..blocks.attention import (Attention, CascadedGroupAttention, GroupedMultiScaleAttention, HierarchicalAdaptiveConditioning,
                                       HybridViTBlock3D, SandwichViT3D, TokenHead3d, TokenStem3d, sandwich_layout, to_grid, to_tokens, token_stride)
@@ -50,13 +51,15 @@ class HybridConfig(DirectConfig):
         super().__post_init__()
         _check_hybrid(self)
 
-# %% ../../nbs/16_hybrid.ipynb #8ee0d304
+# %% ../../nbs/16_hybrid.ipynb #f0efe083
 switches = 'use_cnn_branch', 'use_learnable_priors', 'use_cascaded_attn', 'use_multi_scale', 'use_hierarchical_cond'
 
 def _check_hybrid(c):
     "What can't be built, or would have no effect, is refused where it is written down."
     name = type(c).__name__
-    sandwich_layout(c.num_attn_blocks, max(c.num_ffn_blocks, c.num_attn_blocks) if c.backbone == 'vit' else c.num_ffn_blocks)
+    sandwich_layout(c.num_attn_blocks, c.num_attn_blocks if c.backbone == 'vit' else c.num_ffn_blocks)
+    idle = [s for s in switches if getattr(c, s) and s != 'use_learnable_priors' and c.backbone not in ('hybrid', 'vit')]
+    if idle: raise InputError(f"{name}: {', '.join(idle)} would do nothing with backbone={c.backbone!r}; choose 'hybrid' or 'vit'.")
     if c.heads < 1 or c.dim % c.heads or (c.use_cascaded_attn and c.heads % 2):
         raise InputError(f'{name}: dim={c.dim} cannot be divided among {c.heads} heads' + (' in two groups' if c.use_cascaded_attn else '') + '; choose others.')
     if c.use_learnable_priors and (c.use_depth_priors or not c.use_depth_lifting):
@@ -134,7 +137,7 @@ class Blocks(nn.ModuleList):
 
 backbones.update(hybrid=HybridBackbone, vit=ViTBackbone)
 
-# %% ../../nbs/16_hybrid.ipynb #3641ad7a
+# %% ../../nbs/16_hybrid.ipynb #31296903
 class HybridModel(DirectModel):
     "X-rays (B, V, h, w) as line integrals → volume (B, 1, D, H, W) in model space, HU/1000."
     Config, kind = HybridConfig, 'hybrid'
@@ -146,6 +149,14 @@ class HybridModel(DirectModel):
             self.boundaries = LearnableDepthBoundaries(self.encoder.channels[-1])
             self.mix = nn.Conv2d(config.encoder_width, self.boundaries.K, 1); nn.init.zeros_(self.mix.weight)
             self.mix.bias.data = torch.tensor([.25, .5, .25]).log()
+
+@patch
+def read(self:HybridModel, xrays)->Features: # as DirectModel.read
+    "The voxels ask the pictures' tokens as a set: each is told where on its picture it lies (as the encoder's own transformer layers do)."
+    f = DirectModel.read(self, xrays)
+    if self.config.vit_layers: return f
+    code = position_code(*f.pyramid[-1].shape[-2:], f.tokens.shape[-1]).to(f.tokens)
+    return f._replace(tokens=f.tokens + code.repeat(xrays.shape[1], 1))
 
 @patch
 def regions(self:HybridModel, features): # `Boundaries` (B, V, K-1), mixture logits (B, V, K, h, w)
