@@ -6,7 +6,7 @@
 __all__ = ['presets', 'models', 'RunConfig', 'with_settings', 'Reseed', 'learning_rate', 'Schedule', 'averaged', 'EMA',
            'Diverged', 'Guard', 'psnr', 'Score', 'Gate', 'EpochLog', 'live_line', 'Bar', 'save_tensors', 'read_tensors',
            'State', 'SaveBest', 'model_page', 'Page', 'tune_allocator', 'fit_base', 'measure_floors', 'build',
-           'learner', 'Penalty', 'GiveXrays', 'fit']
+           'stage_before', 'model_config', 'learner', 'Penalty', 'GiveXrays', 'fit']
 
 # %% ../nbs/21_training.ipynb #885fbaa3
 import csv, ctypes, json, platform, random, re, sys, time
@@ -73,11 +73,12 @@ class RunConfig:
 presets = dict(direct=direct_preset, hybrid=hybrid_preset, cascade=cascade_preset)
 models = {k: (presets[k], cls) for k, cls in kinds.items()}  # name → (preset → config, class)
 
-# %% ../nbs/21_training.ipynb #d1cf2ca1
+# %% ../nbs/21_training.ipynb #2443368a
 def _convert(text, like, name):
     "A string as the type of the field's present value."
     try:
         if isinstance(like, bool): return {'true': True, '1': True, 'false': False, '0': False}[str(text).lower()]
+        if isinstance(like, (tuple, list)) and isinstance(text, (tuple, list)): return tuple(text)
         if isinstance(like, (tuple, list)): return tuple(json.loads(text) if str(text).startswith('[') else [(_convert(x, like[0], name) if like else x) for x in str(text).split(',')])
         return type(like)(text) if like is not None else text
     except (KeyError, ValueError): raise InputError(f'{name}={text}: a {type(like).__name__} is needed') from None
@@ -368,7 +369,7 @@ def measure_floors(model, mean, valid):
     a, b = torch.tensor(scores).mean(0).tolist()
     return dict(mean_volume_psnr=a, base_psnr=None if model.config.base == 'none' else b)
 
-# %% ../nbs/21_training.ipynb #8b9ef59b
+# %% ../nbs/21_training.ipynb #b05ba010
 def build(
     config:RunConfig,
     cohort:Cohort,
@@ -376,11 +377,10 @@ def build(
     base_cases=256, # a ridge base is fitted on at most so many training cases
 ): # the model, and its floors as a dict (dB)
     "The model of a run, its base fitted on the training part."
-    preset, cls = models[config.model]
     set_seed(config.seed)
-    before = _before(config, run)
-    model = cls(replace(preset(config.preset, config.cohort.geometry()), **{'kev': config.cohort.kev, **({'previous': dict(kind=before.kind, model=before.config.to_dict()), 'base': 'previous'} if before else {}), **config.settings}))
-    if before: model.set_previous(before)
+    before = stage_before(config, run)
+    model = models[config.model][1](model_config(config, before))
+    if before: model.set_previous(_kept(before, run))
     file = Path(run)/'base.safetensors' if run else None
     if file and file.exists(): return model, _read_base(model, file)
     floors = measure_floors(model, fit_base(model, cohort, base_cases), cohort.dataset('valid'))
@@ -399,17 +399,33 @@ def _read_base(model, file):
     if 'residual_std' in tensors: model.residual_std.copy_(tensors['residual_std'])
     return head['floors']
 
-def _before(config, run):
-    "The trained model that stands before this stage. The run keeps a copy of it, so that it can be moved and resumed without the other run."
+def stage_before(config, run):
+    "Folder of the trained model that stands before this stage: the run's own copy where there is one."
     if not config.previous: return None
-    kept = Path(run)/'previous' if run else None
-    folder = kept if kept and kept.exists() else Path(config.previous)
-    kind = read_json(folder/'config.json').get('kind')
-    if kind not in kinds: raise InputError(f'{folder}: holds a model of kind {kind!r}; before a stage may stand {", ".join(kinds)}')
-    model = kinds[kind].load(folder)
-    if kept and not kept.exists():
-        with staged(kept) as tmp: model.save(tmp)
+    own = Path(run)/'previous' if run else None
+    return own if own and own.exists() else Path(config.previous)
+
+def _kept(folder, run):
+    "Load it. The run keeps a copy, so that it can be moved, and resumed without the other run."
+    model, own = kinds[read_json(folder/'config.json')['kind']].load(folder), Path(run)/'previous' if run else None
+    if own and not own.exists():
+        with staged(own) as tmp: model.save(tmp)
     return model
+
+def model_config(
+    config:RunConfig,
+    before=None, # folder of the stage before; default: config.previous
+): # the model's config
+    "Preset, settings, and what stands before."
+    changes, before = {'kev': config.cohort.kev}, before or config.previous
+    if before:
+        if config.model != 'cascade': raise InputError(f"previous={before}: only a cascade's stage has one before it; use model='cascade'")
+        d = read_json(Path(before)/'config.json')
+        if not isinstance(d, dict) or d.get('kind') not in kinds: raise InputError(f'{before}: holds no model that may stand before a stage ({", ".join(kinds)})')
+        changes |= dict(base='previous', previous=dict(kind=d['kind'], model=d['model']))
+    return replace(models[config.model][0](config.preset, config.cohort.geometry()), **{**changes, **config.settings})
+
+
 
 # %% ../nbs/21_training.ipynb #589249e6
 def learner(
