@@ -13,7 +13,7 @@ from types import MappingProxyType
 from .files import InputError, read_json, write_json
 from .provenance import provenance
 
-# %% ../nbs/25_claims.ipynb #5d637012
+# %% ../nbs/25_claims.ipynb #1705483d
 STATEMENTS = MappingProxyType({
     'C1': 'v-prediction is fundamentally broken for volumes, and ε rescues it',
     'C2': 'Cascaded group attention is 30–40 % faster at equal capacity',
@@ -42,6 +42,7 @@ COMMANDS = MappingProxyType({  # the runs that there are; what one of them write
     **_runs('diffusion', ['C1', 'C11'], '-p cts /path/to/cts -p record True'),
     **_runs('attention', ['C2', 'C3', 'C6'], '-p record True'),
     **_runs('ablation', ['C4', 'C5', 'C8'], '-p claim {} -p cts /path/to/cts -p record True'),
+    **_runs('samples', ['C12'], '-p cts /path/to/cts -p record True'),
     **_runs('direct', ['C10', 'C14'], '-p cts /path/to/cts'),
     **_runs('direct', ['C15'], '-p cts /path/to/cts -p xrays grid'),
 })

@@ -104,21 +104,20 @@ def drr(
         write_xrays(folder, lines, g, source=vol.meta, made=made)
     print(f'{out}: {", ".join(map(str, g.views))} of {size}×{size} pixels of {g.pixel[0]:.3g} mm; line integrals up to {lines.max():.2f}')
 
-# %% ../nbs/28_cli.ipynb #0ac96ec9
-def check_config(config): # RunConfig
+# %% ../nbs/28_cli.ipynb #9c686caf
+def check_config(config, run): # RunConfig, the run's folder
     "Build the model once, untrained, so that what can't work is refused before hours of reading CTs."
     import json
-    from dataclasses import asdict, replace
+    from dataclasses import asdict
     from xray_ct.files import InputError
     from xray_ct.projector import attenuation
-    from xray_ct.training import models
+    from xray_ct.training import model_config, models, stage_before
     try:
         json.dumps(asdict(config), allow_nan=False)
         attenuation(config.cohort.kev)
         if config.cohort.det > 8192: raise ValueError(f'det={config.cohort.det} is more pixels than any detector has')
         if config.num_workers < 0: raise ValueError('num_workers must be 0 or more')
-        preset, cls = models[config.model]
-        cls(replace(preset(config.preset, config.cohort.geometry()), **config.settings))
+        models[config.model][1](model_config(config, stage_before(config, run)))
     except InputError: raise
     except Exception as e: raise InputError(f'these settings do not make a model ({str(e)[:200]}); check --size, --spacing and --set') from None
 
@@ -126,8 +125,9 @@ def check_config(config): # RunConfig
 def train(
     cts: Annotated[Path, typer.Argument(metavar='CT_DIR', help='A folder of CTs: DICOM series, ZIPs, NIfTI, NRRD, MHA. A table patients.csv (file,patient,label) may say whose they are.')],
     out: Annotated[Path, typer.Option('-o', '--out', help='Folder of the run. The same command again resumes it.')],
-    model: Annotated[str, typer.Option(help='Which model.')] = 'direct',
-    preset: Annotated[str, typer.Option(help='Its size: tiny (2 CPU cores), base (one GPU), reference.')] = 'tiny',
+    model: Annotated[str, typer.Option(help='direct (regression), hybrid (regression with a transformer) or cascade (diffusion).')] = 'direct',
+    preset: Annotated[str, typer.Option(help='Its size: tiny (2 CPU cores), base (one GPU), reference; for a cascade tiny or vit.')] = 'tiny',
+    previous: Annotated[Optional[Path], typer.Option(metavar='RUN', help='Run of the stage before, for a later stage of a cascade: the same X-rays and field, fewer voxels.')] = None,
     size: Annotated[int, typer.Option(help='Voxels along each axis of the reconstructed cube.')] = 64,
     spacing: Annotated[float, typer.Option(help='Their size, mm.')] = 5.,
     xrays: Annotated[str, typer.Option(help='native: from the CT itself, cropped to the field; full: from the whole CT; grid: from the target (an inverse crime); paired: pictures beside the CTs.')] = 'native',
@@ -150,9 +150,9 @@ def train(
     from xray_ct.training import CohortConfig, RunConfig, fit, models, with_settings, Cohort
     go_on()
     if size < 1: raise InputError(f'--size {size}: must be 1 or more')
-    config = RunConfig(model=model, preset=preset, epochs=epochs, minutes=minutes, seed=seed, cohort=CohortConfig(size=size, spacing=spacing, xrays=xrays))
+    config = RunConfig(model=model, preset=preset, previous=str(previous or ''), epochs=epochs, minutes=minutes, seed=seed, cohort=CohortConfig(size=size, spacing=spacing, xrays=xrays))
     config = with_settings(config, {k: v for k, _, v in pairs})
-    check_config(config)
+    check_config(config, out)
     fit(config, cts, out, cache)
     if (out/'metrics.json').exists(): return print(f'{out}: already scored; see {out/"report.html"}')
     cohort = Cohort.prepare(cts, config.cohort, cache or out/'cache')

@@ -120,7 +120,7 @@ def page(
     fig.suptitle(title, fontsize=11)
     return fig
 
-# %% ../nbs/27b_interpolate.ipynb #910b6fe7
+# %% ../nbs/27b_interpolate.ipynb #faf65f4b
 def summary(thick, thin, truth=None): # → (what was done, in numbers, {method: scores} with the baselines)
     "The numbers of a result; with a truth the scores of two baselines beside it."
     how = thin.meta['interpolation']
@@ -151,12 +151,13 @@ def sections(thick, thin, truth=None, found=None, scores=None): # found, scores:
 def save_slices(folder, thick, thin, truth=None, overwrite=False):
     "Write `ct.nii.gz`, `dicom/`, `report.html` and `metrics.json`, all or nothing; returns the metrics."
     from xray_ct.data.dicom import write_dicom
-    from xray_ct.report import write_report
+    from xray_ct.report import warning, write_report
     found, scores = summary(thick, thin, truth)
     numbers = found | (dict(scores=next(iter(scores.values())), baselines=dict(list(scores.items())[1:])) if scores else {})
     with staged(folder, 'folder', overwrite) as f:
         thin.save(f/'ct.nii.gz')
         write_dicom(thin, f/'dicom', description=f'{found["method"]} interpolation {thick.spacing[0]:.3g} to {thin.spacing[0]:.3g} mm')
-        write_report(f/'report.html', 'Thin slices from thick ones', sections(thick, thin, truth, found, scores), words(found).split(';')[0])
+        write_report(f/'report.html', 'Thin slices from thick ones', sections(thick, thin, truth, found, scores), words(found).split(';')[0],
+            f'{warning} Between the measured slices the thin ones are interpolated: details finer than a thick slice are not there.')
         write_json(f/'metrics.json', numbers)
     return numbers

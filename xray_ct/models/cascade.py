@@ -250,7 +250,7 @@ class DiffusionLoss(nn.Module):
         loss, volume = pred
         return loss.mean() + (self.projection*self.project(volume, target, xrays) if self.projection else 0)
 
-# %% ../../nbs/17_cascade.ipynb #3d537eab
+# %% ../../nbs/17_cascade.ipynb #8f5fa868
 s3 = {64: dict(num_attn_blocks=4, dim=256, heads=4), 128: dict(num_attn_blocks=6, dim=384, heads=6), 256: dict(num_attn_blocks=8, dim=512, heads=8)}
 cascades = dict(tiny_2stage=(32, 64), quick_2stage=(64, 128), progressive_3stage=(64, 128, 256))
 
@@ -261,7 +261,7 @@ def cascade_preset(
 )->StageConfig:
     "One stage's configuration by name; `base='previous'` and `previous` make it a later one."
     size = max(geometry.vol_shape)
-    unet = dict(backbone='unet', widths=(32, 80, 144, 144), down_blocks=(0, 1, 1, 1), up_blocks=(1, 1, 1))
+    unet = dict(backbone='unet', prediction='x0', sample_steps=4, level=0., widths=(32, 80, 144, 144), down_blocks=(0, 1, 1, 1), up_blocks=(1, 1, 1))
     sizes = dict(tiny=unet, vit=dict(backbone='vit', token_budget=4096, use_hierarchical_cond=True, encoder_width=48, **s3.get(size, {})))
     if name not in sizes: raise InputError(f'The preset {name!r} is not known; choose one of {sorted(sizes)}.')
     if name == 'vit' and size not in s3: raise InputError(f"The preset 'vit' has stages of {', '.join(map(str, s3))} voxels a side, not of {size}.")
