@@ -159,7 +159,7 @@ def write_claim(
     write_json(Path(folder)/f'{claim}.json', row | dict(provenance=provenance(seed=row['seeds'], command=command)))
     return row
 
-# %% ../nbs/25_claims.ipynb #8cd61e34
+# %% ../nbs/25_claims.ipynb #83994a33
 def read_claims(
     folder, # holds C1.json …; other files in it are left alone
 ) -> dict: # 'C1' → row, in the order of their numbers
@@ -173,9 +173,12 @@ def read_claims(
         rows[f.stem] = row
     return {k: rows[k] for k in STATEMENTS if k in rows}
 
-def shown(value): # a row's value → '23.10 ± 0.30'
-    number = lambda x: f'{x:,.0f}' if float(x).is_integer() and abs(x) >= 100 else f'{x:.3g}' if abs(x) < 1 else f'{x:.2f}' if abs(x) < 1000 else f'{x:.4g}'
-    return number(value['mean']) + ('' if value['spread'] is None else f' ± {number(value["spread"])}')
+def shown(value): # a row's value → '23.10 ± 0.30': the spread to as many decimals as the mean
+    x, spread = value['mean'], value['spread']
+    if float(x).is_integer() and abs(x) >= 100 and not spread: return f'{x:,.0f}'
+    if not 1e-3 <= abs(x) < 1e4 and x: return f'{x:.3g}' + ('' if spread is None else f' ± {spread:.2g}')
+    decimals = 2 if abs(x) >= 1 or not x else 1 - math.floor(math.log10(abs(x)))
+    return f'{x:.{decimals}f}' + ('' if spread is None else f' ± {spread:.{decimals}f}' if spread >= .5*10**-decimals or not spread else f' ± {spread:.1g}')
 
 def as_markdown(
     claims, # from `read_claims`
