@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'KERNELS', 'METHODS', 'slice_positions', 'slab_matrix', 'along_depth', 'ThickSlice', 'thin_grid',
-           'thick_grid', 'depth_positions', 'between', 'thicken', 'interpolation_matrix']
+           'thick_grid', 'depth_positions', 'between', 'thicken', 'interpolation_matrix', 'slab_operators',
+           'slice_places']
 
 # %% ../nbs/02_slab.ipynb #93a888c9
 import math
@@ -205,3 +206,26 @@ def interpolation_matrix(
     K = lambda z: KERNELS[method](z[:, None] - nodes)
     M = torch.linalg.solve(K(nodes), K((thin - thick[0])/step), left=False)
     return M/M.sum(1, keepdim=True) @ extended
+
+# %% ../nbs/02_slab.ipynb #b7dbd444
+def slab_operators(
+    thin, # (n,) centres of the thin slices, mm, evenly spaced
+    thick, # (m,) centres of the thick slices, mm, evenly spaced
+    thickness, # of a thick slice, mm
+)->Tensor: # (4, n, m) float32
+    "Consistent cubic interpolation, the nearest slab of each thin slice, Sᵀ and S⁺."
+    op = ThickSlice(thin, thick, thickness)
+    cubic, nearest = (interpolation_matrix(thin, thick, k) for k in ('cubic', 'nearest'))
+    return torch.stack([cubic + op.pinv @ (torch.eye(len(op.S)) - op.S @ cubic), nearest, op.S.T, op.pinv]).float()
+
+def slice_places(
+    thin, # (n,) mm
+    thick, # (m,) mm
+    thickness, # mm
+)->Tensor: # (n, 3) float32: offset from the nearest slab's centre and thickness, in spacings of the slabs; thin slices a slab
+    "Where each thin slice lies among the slabs."
+    (thin, fine), (thick, step) = slice_positions(thin, 'thin'), slice_positions(thick, 'thick')
+    offset = ((thin[:, None] - thick)/step)
+    offset = offset.gather(1, offset.abs().mul(1e6).round().argmin(1, keepdim=True))[:, 0]
+    same = torch.ones_like(offset)
+    return torch.stack([offset, thickness/step.abs()*same, (step/fine).abs()*same], 1).float()

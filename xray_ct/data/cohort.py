@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FRACTIONS', 'FINEST', 'FORMAT', 'TO_LPS', 'KEEP', 'hash_unit', 'split_patients', 'choose_patients', 'CohortConfig',
            'reach', 'Case', 'cache_name', 'Unusable', 'prepare_case', 'random_affine', 'sample_field', 'project_hu',
-           'CTDataset', 'whole_grid', 'vary_picture', 'read_paired', 'Cohort', 'Targets', 'cache_files']
+           'CTDataset', 'whole_grid', 'vary_picture', 'read_paired', 'find_cases', 'prepare_cases', 'prepare_parts',
+           'Cohort', 'Targets', 'cache_files']
 
 # %% ../../nbs/05_cohort.ipynb #1dcb2355
 import hashlib, json, math, re, sys
@@ -325,14 +326,62 @@ def read_paired(case, config, geometry):
         out.append(F.interpolate(x[None, None], geometry.det_shape, mode='area')[0, 0]*config.paired_white)
     return torch.stack(out)
 
-# %% ../../nbs/05_cohort.ipynb #627b852b
-def _prepare(args):
-    try: return prepare_case(*args)
+# %% ../../nbs/05_cohort.ipynb #12e0d4be
+def _prepare(job):
+    prepare, *args = job
+    try: return prepare(*args)
     except Unusable as e: return e
 
 @lru_cache(None)
 def _say(text): print(text, file=sys.stderr, flush=True)  # once, however often a cohort is prepared
 
+@contextmanager
+def _pool(processes):
+    "An ordered `map` over processes; one process needs none."
+    if processes <= 1: yield map; return
+    import multiprocessing
+    with multiprocessing.get_context('spawn').Pool(processes) as p: yield p.imap
+
+# %% ../../nbs/05_cohort.ipynb #863ba8b7
+def find_cases(root): # a folder of anything readable → list of `Case`
+    "The CTs below a folder, with their patients."
+    return [Case(p, Path(f), l) for p, f, l in find_cts(root)]
+
+def prepare_cases(
+    cases, # list of `Case`
+    config, # all that `prepare` needs
+    cache, # folder
+    prepare=prepare_case, # (case, config, cache) → the case with its file in the cache
+    processes=1, # that read at the same time
+): # the cases with their files; sentences on those that cannot be used
+    "Write what is not in the cache yet."
+    from tqdm.auto import tqdm
+    jobs = [(prepare, c, config, Path(cache)) for c in cases]
+    with _pool(processes) as imap: done = list(tqdm(imap(_prepare, jobs), total=len(jobs), desc='reading CTs', disable=None, delay=2, leave=False))
+    return [c for c in done if isinstance(c, Case)], [str(e) for e in done if isinstance(e, Unusable)]
+
+def prepare_parts(
+    root, # a folder of anything readable: DICOM series, ZIPs, NIfTI, NRRD, MHA
+    config, # has `max_patients`, and all that `prepare` needs
+    cache=None, # folder of the cache; default: `.xray_ct_cache` in the current folder
+    prepare=prepare_case, # (case, config, cache) → the case with its file in the cache
+    processes=1, # that read at the same time
+)->dict: # part → list of `Case`
+    "Find the CTs, split the patients, write what is not in the cache yet."
+    cases = find_cases(root)
+    parts = split_patients([c.patient for c in cases], [c.label for c in cases])
+    keep = choose_patients(parts, config.max_patients)  # after the split: no patient changes his part
+    cases = [c for c in cases if c.patient in keep]
+    if len(keep) < 3: raise InputError(f'{root}: {len(keep)} patients with a readable CT; at least 3 are needed (one each to train, to choose by, to test on)')
+    total, (cases, broken) = len(cases), prepare_cases(cases, config, cache or '.xray_ct_cache', prepare, processes)
+    if broken:
+        rest, list_ = {c.patient for c in cases}, '\n  '.join([*broken[:10], *([f'… and {len(broken) - 10} more'] if len(broken) > 10 else [])])
+        if len(rest) < 3: raise InputError(f'{root}: {len(rest)} patients with a usable CT; at least 3 are needed. What cannot be used:\n  {list_}')
+        _say(f'{root}: {len(broken)} of {total} CTs cannot be used and are left out:\n  {list_}')
+        parts = _fill({p: n for p, n in parts.items() if p in rest}, FRACTIONS)
+    return {n: [c for c in cases if parts[c.patient] == n] for n in FRACTIONS}
+
+# %% ../../nbs/05_cohort.ipynb #01bfabce
 @dataclass(frozen=True)
 class Cohort:
     "Cases in three parts, and how their items are made."
@@ -369,7 +418,7 @@ class Targets:
         if not 0 <= i < len(self): raise IndexError(i)
         return self.dataset.window(self.dataset.target(i % len(self.dataset.cases)))[None]
 
-# %% ../../nbs/05_cohort.ipynb #3ab4a10f
+# %% ../../nbs/05_cohort.ipynb #c37f0a66
 @patch
 def dataloaders(self:Cohort, batch_size=4, seed=0, device=None, num_workers=0, passes=1):
     "fastai `DataLoaders`: train (moved, shuffled) and valid (as they are); two inputs (X-rays, case), one target."
@@ -385,30 +434,8 @@ def prepare(cls:Cohort,
     processes=1, # that read at the same time
 ):
     "Find the CTs, split the patients, write what is not in the cache yet."
-    from tqdm.auto import tqdm
-    config, cache = config or CohortConfig(), Path(cache or '.xray_ct_cache')
-    cases = [Case(p, Path(f), l) for p, f, l in find_cts(root)]
-    parts = split_patients([c.patient for c in cases], [c.label for c in cases])
-    keep = choose_patients(parts, config.max_patients)  # after the split: no patient changes his part
-    cases = [c for c in cases if c.patient in keep]
-    if len(keep) < 3: raise InputError(f'{root}: {len(keep)} patients with a readable CT; at least 3 are needed (one each to train, to choose by, to test on)')
-    jobs = [(c, config, cache) for c in cases]
-    with _pool(processes) as imap: done = list(tqdm(imap(_prepare, jobs), total=len(jobs), desc='reading CTs', disable=None, delay=2, leave=False))
-    cases, broken = [c for c in done if isinstance(c, Case)], [str(e) for e in done if isinstance(e, Unusable)]
-    if broken:
-        rest, list_ = {c.patient for c in cases}, '\n  '.join([*broken[:10], *([f'… and {len(broken) - 10} more'] if len(broken) > 10 else [])])
-        if len(rest) < 3: raise InputError(f'{root}: {len(rest)} patients with a usable CT; at least 3 are needed. What cannot be used:\n  {list_}')
-        _say(f'{root}: {len(broken)} of {len(done)} CTs cannot be used and are left out:\n  {list_}')
-        parts = _fill({p: n for p, n in parts.items() if p in rest}, FRACTIONS)
-    return cls(config, {n: [c for c in cases if parts[c.patient] == n] for n in FRACTIONS})
-
-# %% ../../nbs/05_cohort.ipynb #bb85d6d3
-@contextmanager
-def _pool(processes):
-    "An ordered `map` over processes; one process needs none."
-    if processes <= 1: yield map; return
-    import multiprocessing
-    with multiprocessing.get_context('spawn').Pool(processes) as p: yield p.imap
+    config = config or CohortConfig()
+    return cls(config, prepare_parts(root, config, cache, prepare_case, processes))
 
 # %% ../../nbs/05_cohort.ipynb #e3749d4f
 def cache_files(cache):
