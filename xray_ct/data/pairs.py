@@ -125,7 +125,7 @@ def mask_like(
     "A mask on another grid, by the nearest voxel: it stays a mask."
     return torch.nn.functional.interpolate(mask.float(), size=size, mode='nearest-exact').to(mask.dtype)
 
-# %% ../../nbs/05b_pairs.ipynb #737cb01f
+# %% ../../nbs/05b_pairs.ipynb #22e3c6e7
 @dataclass(frozen=True)
 class PairCohort:
     "Thin series in three parts, split by patient."
@@ -137,10 +137,11 @@ class PairCohort:
     def ratio(self): return 1.  # slabs are made at the resolution that is asked for: the relation is the task, not a crime
 
     def dataloaders(self, batch_size=4, seed=0, device=None, num_workers=0, passes=1):
-        "fastai `DataLoaders`; three inputs, one target."
-        from fastai.data.core import DataLoaders
+        "fastai `DataLoaders`; three inputs, one target. Validation takes series one by one, since their sizes differ."
+        from fastai.data.core import DataLoaders, TfmdDL
         train, valid = self.dataset('train', augment=True, seed=seed, passes=passes), self.dataset('valid')
-        return DataLoaders.from_dsets(train, valid, bs=min(batch_size, len(train)), val_bs=1, n_inp=3, create_batch=collate_pairs, num_workers=num_workers, device=device or torch.device('cpu'))
+        loader = lambda ds, bs, **kw: TfmdDL(ds, bs=bs, create_batch=collate_pairs, num_workers=num_workers, **kw)
+        return DataLoaders(loader(train, min(batch_size, len(train)), shuffle=True, drop_last=True), loader(valid, 1), device=device or torch.device('cpu'))
 
     @classmethod
     def prepare(cls,

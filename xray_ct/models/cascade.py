@@ -97,13 +97,13 @@ class UnifiedCascadeStage(HybridModel):
 
 kinds['cascade'] = UnifiedHybridViTCascade = UnifiedCascadeStage  # a cascade is its last stage, which holds the others
 
-# %% ../../nbs/17_cascade.ipynb #da716366
+# %% ../../nbs/17_cascade.ipynb #4d45f48a
 from fastcore.basics import patch
 
 @patch
 def set_geometry(self:UnifiedCascadeStage, g)->UnifiedCascadeStage:
     "All stages for another acquisition of the same field."
-    DirectModel.set_geometry(self, g)
+    HybridModel.set_geometry(self, g)
     if self.previous is not None:
         at = self.previous.geometry.vol_shape
         self.previous.set_geometry(g.replace(vol_shape=at, spacing=tuple(e/n for e, n in zip(g.extent, at))))

@@ -6,7 +6,7 @@
 __all__ = ['switches', 'xray_embed', 'HybridConfig', 'base_channels', 'self_attention', 'HybridBackbone', 'ViTBackbone', 'Blocks',
            'HybridModel', 'hybrid_preset']
 
-# %% ../../nbs/16_hybrid.ipynb #d7b5f4b5
+# %% ../../nbs/16_hybrid.ipynb #dfcebeab
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -17,13 +17,13 @@ from fastcore.basics import patch
 from ..files import InputError
 from ..projector import Geometry
 from ..blocks.encoder import Features, position_code
-from ..blocks.depth import LearnableDepthBoundaries, depth_panel, region_density
+from ..blocks.depth import CascadedDepthLifting, LearnableDepthBoundaries, depth_panel, region_density
 from ..blocks.attention import (Attention, CascadedGroupAttention, GroupedMultiScaleAttention, HierarchicalAdaptiveConditioning,
                                       HybridViTBlock3D, SandwichViT3D, TokenHead3d, TokenStem3d, sandwich_layout, to_grid, to_tokens, token_stride)
 from ..blocks.cnn import EfficientNet3D, HybridCNNViTFusion
 from .direct import DirectConfig, DirectModel, UNet3d, backbones
 
-# %% ../../nbs/16_hybrid.ipynb #80da1669
+# %% ../../nbs/16_hybrid.ipynb #89ae1b8a
 @dataclass(frozen=True)
 class HybridConfig(DirectConfig):
     "Everything that rebuilds a `HybridModel`: the fields of `DirectConfig`, and these."
@@ -42,6 +42,7 @@ class HybridConfig(DirectConfig):
     use_cascaded_attn: bool = False
     use_multi_scale: bool = False
     use_hierarchical_cond: bool = False
+    use_depth_weights: bool = False     # each pixel's own weights along its ray, from the picture and the base volume
     cnn_widths: tuple = (16, 32, 64)    # stages of the CNN branch, finest first
     cnn_expand: int = 2                 # of its blocks
     boundary_weight: float = 0.01       # of the pull of learnt depth boundaries to the anatomical ones, in training
@@ -51,7 +52,7 @@ class HybridConfig(DirectConfig):
         super().__post_init__()
         _check_hybrid(self)
 
-# %% ../../nbs/16_hybrid.ipynb #f0efe083
+# %% ../../nbs/16_hybrid.ipynb #ebcae650
 switches = 'use_cnn_branch', 'use_learnable_priors', 'use_cascaded_attn', 'use_multi_scale', 'use_hierarchical_cond'
 
 def _check_hybrid(c):
@@ -64,6 +65,8 @@ def _check_hybrid(c):
         raise InputError(f'{name}: dim={c.dim} cannot be divided among {c.heads} heads' + (' in two groups' if c.use_cascaded_attn else '') + '; choose others.')
     if c.use_learnable_priors and (c.use_depth_priors or not c.use_depth_lifting):
         raise InputError(f'{name}: use_learnable_priors takes the place of use_depth_priors, and needs use_depth_lifting.')
+    if c.use_depth_weights and (c.use_depth_priors or c.use_learnable_priors or not c.use_depth_lifting):
+        raise InputError(f'{name}: use_depth_weights takes the place of regions (use_depth_priors, use_learnable_priors), and needs use_depth_lifting.')
     if c.use_hierarchical_cond and c.base == 'none': raise InputError(f"{name}: use_hierarchical_cond asks the base volume, and base='none'; choose one of {', '.join(c.bases[1:])}.")
 
 # %% ../../nbs/16_hybrid.ipynb #82a54b38
@@ -137,7 +140,7 @@ class Blocks(nn.ModuleList):
 
 backbones.update(hybrid=HybridBackbone, vit=ViTBackbone)
 
-# %% ../../nbs/16_hybrid.ipynb #31296903
+# %% ../../nbs/16_hybrid.ipynb #0d8cf680
 class HybridModel(DirectModel):
     "X-rays (B, V, h, w) as line integrals → volume (B, 1, D, H, W) in model space, HU/1000."
     Config, kind = HybridConfig, 'hybrid'
@@ -145,10 +148,20 @@ class HybridModel(DirectModel):
     def __init__(self, config, extra=0, cond=0): # as DirectModel
         super().__init__(config, extra, cond)
         self.boundaries = None
+        self.weigh = self._weigh() if config.use_depth_weights else None
         if config.use_learnable_priors:
             self.boundaries = LearnableDepthBoundaries(self.encoder.channels[-1])
             self.mix = nn.Conv2d(config.encoder_width, self.boundaries.K, 1); nn.init.zeros_(self.mix.weight)
             self.mix.bias.data = torch.tensor([.25, .5, .25]).log()
+    def _weigh(self): return CascadedDepthLifting(self.geometry, self.lift.vol_shape, self.config.encoder_width)
+
+@patch
+def set_geometry(self:HybridModel, g)->HybridModel: # as DirectModel.set_geometry
+    DirectModel.set_geometry(self, g)
+    if getattr(self, 'weigh', None) is not None:  # it is None before the model is whole, too
+        weigh = self._weigh().to(self.head.weight.device); weigh.load_state_dict(self.weigh.state_dict())
+        self.weigh = weigh
+    return self
 
 @patch
 def read(self:HybridModel, xrays)->Features: # as DirectModel.read
@@ -166,8 +179,12 @@ def regions(self:HybridModel, features): # `Boundaries` (B, V, K-1), mixture log
 
 @patch
 def inputs(self:HybridModel, xrays, base, features)->Tensor: # as DirectModel.inputs
-    "The lifted features weighted by the patient's own depth regions; the rest as it is."
+    "The lifted features weighted along their rays, by pixels' own weights or the patient's own regions; the rest as it is."
     x = DirectModel.inputs(self, xrays, base, features)
+    if self.weigh is not None:
+        f = features.pyramid[0]
+        lifted = self.weigh(self.reduce(f.flatten(0, 1)).unflatten(0, f.shape[:2]), f, None if self.config.base == 'none' else base).flatten(1, 2)
+        return torch.cat([lifted, x[:, lifted.shape[1]:]], 1)
     if self.boundaries is None: return x
     b, mix = self.regions(features)
     if self.training: self.pull = self.config.boundary_weight*self.boundaries.penalty(b)

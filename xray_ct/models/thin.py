@@ -129,7 +129,7 @@ def forward(self:ThinNet,
     if self.config.consistent if consistent is None else consistent: r = r - deep(operators[:, 3], deep(operators[:, 2].mT, r))
     return torch.where(slice_mask(operators), guess + r, -1.)
 
-# %% ../../nbs/18b_thin.ipynb #a9185fdd
+# %% ../../nbs/18b_thin.ipynb #7598b335
 @patch
 @torch.no_grad()
 def refine(self:ThinNet,
@@ -137,11 +137,13 @@ def refine(self:ThinNet,
     thin_at, thick_at, # (n,) and (m,) positions, mm
     thickness, # of the thick slices, mm
     consistent=None, # project the residual? default: as the config says
+    samples=1, # a regression has one answer
     tile=96, # voxels in plane, in whole `step`s
     progress=False, # a bar
 )->Tensor: # (n, H, W) HU
     "Thin slices of a series of any size."
     from tqdm.auto import tqdm
+    if samples != 1: raise InputError(f'samples={samples}: this network is a regression, which has one answer; samples are drawn by a latent diffusion model')
     device = next(self.parameters()).device
     ops, places = (t[None].to(device) for t in (slab_operators(thin_at, thick_at, thickness), slice_places(thin_at, thick_at, thickness)))
     out, (H, W), e = torch.empty(len(thin_at), *thick.shape[1:]), thick.shape[1:], self.reach
