@@ -254,7 +254,7 @@ def reconstruct(
     print(f'{out}: {r.volume}; reprojection NRMSE {r.metrics["reprojection"]["nrmse"]:.2%}, consistency {r.metrics["consistency"]}')
     for a in r.metrics['assumed']: print(f'assumed: {a}')
 
-# %% ../nbs/28_cli.ipynb #6f1e0080
+# %% ../nbs/28_cli.ipynb #55c7baaf
 @app.command()
 def interpolate(
     thick: Annotated[Path, typer.Argument(metavar='THICK', help='A CT of thick slices: a DICOM folder or ZIP, NIfTI, NRRD or MHA.')],
@@ -265,6 +265,7 @@ def interpolate(
     thickness: Annotated[Optional[float], typer.Option(help='Of a thick slice, mm; default what the DICOM series says, else its spacing.')] = None,
     weights: Annotated[Optional[Path], typer.Option(metavar='RUN', help='Folder of a run that `xray_ct train-slices` made: its network in place of the method.')] = None,
     thin: Annotated[Optional[Path], typer.Option(metavar='TRUTH', help='A thin series of the same scan, if there is one: scores are added, beside those of plain interpolation.')] = None,
+    samples: Annotated[int, typer.Option(help='Of a latent diffusion model in --weights: the result is the mean of so many.')] = 1,
     series: Annotated[Optional[str], typer.Option(help='Which series of a DICOM folder that holds several.')] = None,
     overwrite: Annotated[bool, typer.Option('--overwrite', help='Replace the output folder.')] = False,
 ):
@@ -273,6 +274,7 @@ def interpolate(
     check_places(out, [thick, thin, weights], 'ct.nii.gz', overwrite)
     from xray_ct.slab import METHODS
     if method not in METHODS: raise InputError(f'--method {method}: there are {", ".join(METHODS)}')
+    if samples < 1 or (samples > 1 and weights is None): raise InputError(f'--samples {samples}: ' + ('at least 1' if samples < 1 else 'only latent diffusion in --weights draws samples'))
     for name, mm in dict(spacing=spacing, thickness=thickness).items():
         if mm is not None and not 0 < mm < float('inf'): raise InputError(f'--{name} {mm:g}: must be a positive length in mm')
     with staged(out, 'folder', overwrite) as folder:
@@ -281,7 +283,7 @@ def interpolate(
         go_on()
         net = None if weights is None else load_net(weights)
         true, vol = None if thin is None else read_ct(thin), read_ct(thick, series=series)
-        try: result = interpolate(vol, spacing, method, consistency, thickness, net, progress=True)
+        try: result = interpolate(vol, spacing, method, consistency, thickness, net, samples, progress=True)
         except InputError as e: raise InputError(f'{thick}: {e}') from None
         try: true is None or covered(result, true)
         except InputError as e: raise InputError(f'{thin}: {e}') from None
