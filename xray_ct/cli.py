@@ -133,6 +133,7 @@ def check_config(config, run): # RunConfig, the run's folder
     except InputError: raise
     except Exception as e: raise InputError(f'these settings do not make a model ({str(e)[:200]}); check --size, --spacing and --set') from None
 
+# %% ../nbs/28_cli.ipynb #0aed32eb
 @app.command()
 def train(
     cts: Annotated[Path, typer.Argument(metavar='CT_DIR', help='A folder of CTs: DICOM series, ZIPs, NIfTI, NRRD, MHA. A table patients.csv (file,patient,label) may say whose they are.')],
