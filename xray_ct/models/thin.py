@@ -129,7 +129,7 @@ def forward(self:ThinNet,
     if self.config.consistent if consistent is None else consistent: r = r - deep(operators[:, 3], deep(operators[:, 2].mT, r))
     return torch.where(slice_mask(operators), guess + r, -1.)
 
-# %% ../../nbs/18b_thin.ipynb #7598b335
+# %% ../../nbs/18b_thin.ipynb #f43e2033
 @patch
 @torch.no_grad()
 def refine(self:ThinNet,
@@ -138,7 +138,7 @@ def refine(self:ThinNet,
     thickness, # of the thick slices, mm
     consistent=None, # project the residual? default: as the config says
     samples=1, # a regression has one answer
-    tile=96, # voxels in plane, in whole `step`s
+    tile=192, # voxels in plane, in whole `step`s; the margin around each is computed twice
     progress=False, # a bar
 )->Tensor: # (n, H, W) HU
     "Thin slices of a series of any size."
