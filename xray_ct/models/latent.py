@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['latent_sizes', 'LatentConfig', 'latent_preset', 'latent_unet', 'LatentModel', 'train_latent', 'largest_tensors']
 
-# %% ../../nbs/19_latent.ipynb #1ed0df13
+# %% ../../nbs/19_latent.ipynb #73ec2871
 import json, math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 import numpy as np
 import torch
 from torch import nn, Tensor
-from safetensors.torch import save_file
 from fastcore.basics import patch
 from tqdm.auto import tqdm
-from ..files import InputError, read_json, staged, write_json
+from ..files import InputError
 from ..diffusion import Diffusion, NoiseSchedule, NotFinite, sample as sampler, seeded_noise
 from ..slab import ThickSlice, along_depth, limits, slab_operators
-from ..blocks.vae import MaisiVAE, VAEConfig, load_strictly, read_checkpoint, vae_preset
+from ..blocks.vae import MaisiVAE, VAEConfig, load_strictly, vae_preset
+from .direct import Stored
 
 # %% ../../nbs/19_latent.ipynb #8abba97c
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ def latent_unet(c:LatentConfig):
     return DiffusionModelUNet(spatial_dims=3, in_channels=2*n, out_channels=n, num_res_blocks=c.blocks, channels=c.channels, attention_levels=c.attention,
         norm_num_groups=c.groups, num_head_channels=c.head_channels, use_flash_attention=True)
 
-# %% ../../nbs/19_latent.ipynb #621ecc9b
-class LatentModel(nn.Module):
+# %% ../../nbs/19_latent.ipynb #31ddad7d
+class LatentModel(Stored):
     "Thin slices from a guess of them, by diffusion on the latents of a frozen autoencoder."
     Config, kind = LatentConfig, 'latent'
     def __init__(self, config:LatentConfig=LatentConfig()):
-        super().__init__()
-        c = self.config = config
+        super().__init__(config)
+        c = config
         self.vae, self.unet = MaisiVAE(VAEConfig.from_dict(c.vae)).requires_grad_(False).eval(), latent_unet(c)
         self.diffusion = Diffusion(NoiseSchedule(c.schedule, zero_terminal_snr=c.zero_terminal_snr, betas=c.betas), c.prediction, c.min_snr_gamma)
     def train(self, mode=True):
@@ -220,32 +220,6 @@ def train_latent(
         opt.step(); rate.step(); seen.append(loss.item())
     model.eval()
     return seen
-
-# %% ../../nbs/19_latent.ipynb #787b6925
-@patch
-def save(self:LatentModel,
-    folder, # made if absent; other files in it are left alone
-)->Path:
-    "Write `model.safetensors` and `config.json`."
-    folder, config = Path(folder), {'kind': self.kind, 'model': self.config.to_dict()}
-    tensors = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
-    with staged(folder/'model.safetensors') as tmp: save_file(tensors, tmp, metadata={'config': json.dumps(config, sort_keys=True)})
-    write_json(folder/'config.json', config)
-    return folder
-
-@patch(cls_method=True)
-def load(cls:LatentModel,
-    folder,       # what `save` wrote
-    device='cpu',
-)->LatentModel: # in eval mode
-    "Rebuild from the folder alone."
-    path = Path(folder)/'config.json'
-    d = read_json(path)
-    if d.get('kind') != cls.kind or not isinstance(d.get('model'), dict): raise InputError(f'{path}: not the configuration of a {cls.kind} model.')
-    try: model = cls(cls.Config.from_dict(d['model']))
-    except TypeError as e: raise InputError(f'{path}: {e}') from None
-    weights = path.with_name('model.safetensors')
-    return load_strictly(model, read_checkpoint(weights), weights).to(device).eval()
 
 # %% ../../nbs/19_latent.ipynb #b0caa238
 def largest_tensors(
