@@ -147,10 +147,12 @@ class UNet3d(nn.Module):
 
 backbones = dict(unet=UNet3d)
 
-# %% ../../nbs/15_direct.ipynb #aca30d77
+# %% ../../nbs/15_direct.ipynb #3ba2e3b5
 class Stored(nn.Module):
     "A model that its folder alone rebuilds. Its class names the `kind` and the `Config`, which has `to_dict` and `from_dict`."
-    Config, kind, needs_target = None, '', False   # the last: does training give it the target beside the input?
+    Config, kind = None, ''
+    needs_target = False # does training give it the target beside the input?
+    fixed = ()           # beginnings of the names of what is fitted before training and stays, beside the ridge base
     def __init__(self, config):
         super().__init__()
         self.config, self.ridge = config, None
