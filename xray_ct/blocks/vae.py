@@ -249,7 +249,7 @@ def load_published(self:MaisiVAE,
     print("MAISI's weights come under NVIDIA's licence, not under this library's; read it before you use or share what they make.")
     return self.eval()
 
-# %% ../../nbs/14_vae.ipynb #92d75239
+# %% ../../nbs/14_vae.ipynb #c1d46fdc
 def random_crop(
     hu,   # (…, D, H, W)
     crop, # (d, h, w)
@@ -286,7 +286,10 @@ def train_vae(
     rate = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=steps, pct_start=.15)
     device = vae.scale.device
     for i in tqdm(range(steps), desc='training the VAE', leave=False, disable=not progress):
-        loss, l1 = vae.loss(random_crop(items[int(rng.integers(len(items)))], crop, rng)[None].to(device), kl)
+        for _ in range(20):  # not of air alone: GroupNorm makes noise of what has no contrast, and the gradient is that noise's
+            hu = random_crop(items[int(rng.integers(len(items)))], crop, rng)
+            if vae.to_range(hu).std() > .05: break
+        loss, l1 = vae.loss(hu[None].to(device), kl)
         if not loss.isfinite(): raise NotFinite(f'train_vae: the loss is {loss.item()} at step {i+1} of {steps}; lower lr={lr}, or look for NaN in the volumes')
         opt.zero_grad(); loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.)
