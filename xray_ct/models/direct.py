@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['backbones', 'DirectConfig', 'unshuffle3d', 'shuffle3d', 'norm3d', 'zeroed', 'ResBlock3d', 'UNet3d', 'Stored',
-           'DirectModel', 'direct_preset']
+           'XrayModel', 'DirectModel', 'coordinates', 'direct_preset']
 
 # %% ../../nbs/15_direct.ipynb #656da063
 import json, math
@@ -147,7 +147,7 @@ class UNet3d(nn.Module):
 
 backbones = dict(unet=UNet3d)
 
-# %% ../../nbs/15_direct.ipynb #3ba2e3b5
+# %% ../../nbs/15_direct.ipynb #e8050788
 class Stored(nn.Module):
     "A model that its folder alone rebuilds. Its class names the `kind` and the `Config`, which has `to_dict` and `from_dict`."
     Config, kind = None, ''
@@ -159,8 +159,30 @@ class Stored(nn.Module):
     @property
     def root(self): return self  # where models stand on one another, the one that holds the ridge base
 
-class DirectModel(Stored):
-    "X-rays (B, V, h, w) as line integrals → volume (B, 1, D, H, W) in model space, HU/1000."
+class XrayModel(Stored):
+    "X-rays (B, V, h, w) as line integrals → volume (B, 1, D, H, W) in model space, HU/1000; what every such model has in common."
+    def __init__(self, config):
+        super().__init__(config)
+        c, g = config, Geometry.from_dict(config.geometry)
+        self.encoder = XrayEncoder(c.encoder_width, c.encoder_levels, c.encoder_blocks, c.vit_layers)
+        if c.base == 'mean': self.register_buffer('mean', torch.zeros(1, 1, *g.vol_shape))
+    @property
+    def device(self): return self.encoder.stem.weight.device
+
+@patch
+def set_geometry(self:XrayModel,
+    g, # `Geometry` of the X-rays to come: same volume shape, same number of views
+)->XrayModel:
+    "Read and project for another acquisition. (A ridge base stays the one of the geometry it was fitted to.)"
+    own = Geometry.from_dict(self.config.geometry)
+    if g.vol_shape != own.vol_shape or len(g.views) != len(own.views):
+        raise InputError(f'{type(self).__name__}: made for {len(own.views)} views and a volume of {own.vol_shape}, not for {len(g.views)} views and {g.vol_shape}; train another for that.')
+    self.geometry, self.projector = g, Projector(g).to(self.device)
+    return self
+
+# %% ../../nbs/15_direct.ipynb #ce2e80da
+class DirectModel(XrayModel):
+    "Encode, lift, correct the base on a coarser grid."
     Config, kind = DirectConfig, 'direct'  # of its folder; a model that goes on from here has its own
     def __init__(self,
         config:DirectConfig,
@@ -170,7 +192,6 @@ class DirectModel(Stored):
         super().__init__(config)
         c, g, cells = config, Geometry.from_dict(config.geometry), config.work_stride**3
         if c.backbone not in backbones: raise InputError(f'DirectModel: backbone {c.backbone!r} is not known; choose one of {sorted(backbones)}.')
-        self.encoder = XrayEncoder(c.encoder_width, c.encoder_levels, c.encoder_blocks, c.vit_layers)
         self.reduce = nn.Conv2d(c.encoder_width, c.lift_channels, 1)      # in 2-D, before anything is spread along depth
         ni = c.lift_channels*len(g.views) + c.use_depth_lifting*(len(g.views) + 3) + cells*((c.base != 'none') + bool(c.residual_steps))
         self.backbone = backbones[c.backbone](ni + extra, c, cond)
@@ -179,49 +200,47 @@ class DirectModel(Stored):
         if c.use_depth_priors:
             self.mix = nn.Conv2d(c.encoder_width, 3, 1); nn.init.zeros_(self.mix.weight)
             self.mix.bias.data = torch.tensor([.25, .5, .25]).log()       # evenly along the ray, to begin with
-        if c.base == 'mean': self.register_buffer('mean', torch.zeros(1, 1, *g.vol_shape))
         self.set_geometry(g)
 
-# %% ../../nbs/15_direct.ipynb #7d16047e
+# %% ../../nbs/15_direct.ipynb #7bf8c97f
+def coordinates(shape)->Tensor: # (1, 3, D, H, W) from −1 to 1
+    "Where each voxel of a grid is."
+    return torch.stack(torch.meshgrid(*[(torch.arange(n) + .5)*2/n - 1 for n in shape], indexing='ij'))[None]
+
 @patch
-def set_geometry(self:DirectModel,
-    g, # `Geometry` of the X-rays to come: same volume shape, same number of views
-)->DirectModel:
-    "Lift and project for another acquisition. (A ridge base stays the one of the geometry it was fitted to.)"
-    own, stride = Geometry.from_dict(self.config.geometry), self.config.work_stride
-    if g.vol_shape != own.vol_shape or len(g.views) != len(own.views):
-        raise InputError(f'DirectModel: made for {len(own.views)} views and a volume of {own.vol_shape}, not for {len(g.views)} views and {g.vol_shape}; train another for that.')
-    device, work = self.head.weight.device, [n//stride for n in g.vol_shape]
-    self.geometry, self.lift, self.projector = g, Lift(g, work).to(device), Projector(g).to(device)
-    axes = torch.meshgrid(*[(torch.arange(n) + .5)*2/n - 1 for n in work], indexing='ij')
-    self.register_buffer('coords', torch.stack(axes)[None].to(device), persistent=False)
+def set_geometry(self:DirectModel, g)->DirectModel:
+    "Lift for another acquisition, too."
+    XrayModel.set_geometry(self, g)
+    work = [n//self.config.work_stride for n in g.vol_shape]
+    self.lift = Lift(g, work).to(self.device)
+    self.register_buffer('coords', coordinates(work).to(self.device), persistent=False)
     return self
 
-# %% ../../nbs/15_direct.ipynb #eeaa5dea
+# %% ../../nbs/15_direct.ipynb #244558c5
 @patch
-def set_base(self:DirectModel,
+def set_base(self:XrayModel,
     base, # mean volume (…, D, H, W) in model space, or a fitted `Ridge`
-)->DirectModel:
+)->XrayModel:
     "Give the model what its output corrects; it becomes a part of the model and is saved with it."
     wants = 'ridge' if isinstance(base, nn.Module) else 'mean'
-    if self.config.base != wants: raise InputError(f'DirectModel.set_base: the config says base={self.config.base!r}, got what belongs to {wants!r}.')
-    if wants == 'ridge': self.ridge = base.to(self.head.weight.device)
+    if self.config.base != wants: raise InputError(f'{type(self).__name__}.set_base: the config says base={self.config.base!r}, got what belongs to {wants!r}.')
+    if wants == 'ridge': self.ridge = base.to(self.device)
     else: self.mean.copy_(torch.as_tensor(base, dtype=torch.float32).reshape(self.mean.shape))
     return self
 
-# %% ../../nbs/15_direct.ipynb #24525dc1
+# %% ../../nbs/15_direct.ipynb #4188b5ea
 @patch
 @torch.no_grad()
-def base_volume(self:DirectModel, xrays, case=None)->Tensor: # (B, 1, D, H, W) model space
+def base_volume(self:XrayModel, xrays, case=None)->Tensor: # (B, 1, D, H, W) model space
     "Zero, the cohort's mean, or its ridge prediction (a training case is left out of its own)."
     if self.config.base == 'none': return xrays.new_zeros(len(xrays), 1, *self.geometry.vol_shape)
     if self.config.base == 'mean': return self.mean.expand(len(xrays), -1, -1, -1, -1)
-    if self.ridge is None: raise InputError('DirectModel: the config says base=\'ridge\', but there is none yet: model.set_base(Ridge.fit(xrays, volumes)).')
+    if self.ridge is None: raise InputError(f'{type(self).__name__}: the config says base=\'ridge\', but there is none yet: model.set_base(Ridge.fit(xrays, volumes)).')
     return self.ridge(xrays, case).clamp(-1, 1)
 
 @patch
 @torch.no_grad()
-def lifted_residual(self:DirectModel,
+def lifted_residual(self:XrayModel,
     xrays, # (B, V, h, w) line integrals
     base,  # (B, 1, D, H, W) model space
 )->Tensor: # (B, 1, D, H, W), in units of 100 HU
@@ -230,9 +249,9 @@ def lifted_residual(self:DirectModel,
     r = xrays.float() - A(hu_to_mu(base.float()*1000, c.kev))
     return cg_correction(r, A, c.residual_lambda, c.residual_steps)*10/water
 
-# %% ../../nbs/15_direct.ipynb #bd2205a3
+# %% ../../nbs/15_direct.ipynb #36c01d72
 @patch
-def read(self:DirectModel, xrays)->Features: # pyramid, tokens and pooled vector
+def read(self:XrayModel, xrays)->Features: # pyramid, tokens and pooled vector
     "What the encoder sees in the pictures, normalised by constants."
     expected = (len(self.geometry.views), *self.geometry.det_shape)
     if tuple(xrays.shape[1:]) != expected: raise InputError(f'{type(self).__name__}: expects X-rays of (views, rows, columns) {expected}, got {tuple(xrays.shape[1:])}.')
