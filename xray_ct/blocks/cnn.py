@@ -179,13 +179,15 @@ def conv_constant(
     inner = conv(taps).expand(*[-1 if a != axis else n - 2 for a in range(5)])
     return torch.cat([conv(taps[1:]), inner, conv(taps[:-1])], axis)
 
-# %% ../../nbs/09_cnn.ipynb #cd4f440f
+# %% ../../nbs/09_cnn.ipynb #5d3cceed
 class RMSNorm3d(nn.Module):
     "Divide each voxel's channels by their root mean square."
     def __init__(self, n):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(n, 1, 1, 1))
-    def forward(self, x): return x*(x.square().mean(1, keepdim=True) + 1e-6).rsqrt()*self.weight
+    def forward(self, x):
+        with torch.autocast(x.device.type, enabled=False):  # which would make all of it float32
+            return x*(x.square().mean(1, keepdim=True) + 1e-6).rsqrt()*self.weight.to(x.dtype)
 
 # %% ../../nbs/09_cnn.ipynb #9caabced
 class _InPieces(torch.autograd.Function):
