@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['latent_sizes', 'LatentConfig', 'latent_preset', 'latent_unet', 'LatentModel', 'LatentLoss', 'vae_config',
-           'train_latent', 'largest_tensors']
+           'train_latent', 'series_cost']
 
-# %% ../../nbs/19_latent.ipynb #09d48b98
+# %% ../../nbs/19_latent.ipynb #72a4f9f2
 import json, math
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 import numpy as np
 import torch
@@ -18,7 +19,8 @@ from tqdm.auto import tqdm
 from ..files import InputError, read_json
 from ..diffusion import Diffusion, NoiseSchedule, NotFinite, sample as sampler, seeded_noise
 from ..slab import ThickSlice, along_depth, limits, slab_operators
-from ..blocks.vae import MaisiVAE, VAEConfig, load_strictly, train_vae, vae_preset
+from ..blocks.vae import MaisiVAE, VAEConfig, load_strictly, train_vae, vae_preset, windows
+from ..memory import vet
 from ..data.pairs import slice_mask
 from .direct import Stored
 from .thin import ThinNet, deep
@@ -257,19 +259,30 @@ def train_latent(
     model.eval()
     return seen
 
-# %% ../../nbs/19_latent.ipynb #b0caa238
-def largest_tensors(
+# %% ../../nbs/19_latent.ipynb #8b3057cd
+class _Half(nn.Module):
+    "One direction of the autoencoder."
+    def __init__(self, config, decode):
+        super().__init__()
+        self.vae, self.decode = MaisiVAE(config), decode
+    def forward(self, x): return self.vae.net.decode(x) if self.decode else self.vae.net.encode(x)[0]
+
+def series_cost(
     config, # `LatentConfig`
     shape,  # (D, H, W) thin voxels
-    bytes=4, # a number
-)->dict: # name → bytes
-    "What of a series takes the most memory at batch 1."
-    c = VAEConfig.from_dict(config.vae)
-    with torch.device('meta'): whole = MaisiVAE(c).padded_shape(shape)
-    latents, piece = math.prod(whole)//c.factor**3, math.prod(map(min, whole, c.window))
-    return {'volume': math.prod(whole)*bytes, 'latents': latents*c.latent_channels*bytes,
-            'autoencoder, in a window': _largest(c.channels, piece)*bytes,
-            'U-Net': _largest(config.channels, latents, skip=True)*bytes}
-
-def _largest(channels, n, skip=False): # of n positions at the finest level
-    return max([channels[0]*n, *[(b + a*skip)*n//8**i for i, (a, b) in enumerate(zip(channels, channels[1:]))]])
+    samples=1,
+    gpu='80GB', # a size, or a name in `memory.cards`
+    precision='float32', # in which samples are drawn; or 'bf16'
+)->dict: # gigabytes each part needs, windows, seconds (None for a card whose speed isn't known)
+    "What a series takes on a card, at batch 1."
+    c, v = config, VAEConfig.from_dict(config.vae)
+    with torch.device('meta'): whole = MaisiVAE(v).padded_shape(shape)
+    piece = [min(n, w) for n, w in zip(whole, v.window)]
+    n = math.prod(len(windows(a, w, v.overlap)) for a, w in zip(whole, v.window))
+    run = partial(vet, train=False, precision=precision, gpu=gpu, advise=False)
+    unet = run(lambda: latent_unet(c), ((1, 2*v.latent_channels, *[k//v.factor for k in whole]), torch.zeros(1, dtype=torch.long)))
+    encode = run(lambda: _Half(v, False), ((1, 1, *piece),))
+    decode = run(lambda: _Half(v, True), ((1, v.latent_channels, *[k//v.factor for k in piece]),))
+    volumes = 6*math.prod(whole)*4/1e9  # guess, sample, what is blended, and their like
+    seconds = unet.seconds and n*encode.seconds + samples*(c.sample_steps*unet.seconds + n*decode.seconds)
+    return dict(unet_gb=unet.needs/1e9, autoencoder_gb=max(encode.needs, decode.needs)/1e9 + volumes, windows=n, seconds=seconds)
