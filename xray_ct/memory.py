@@ -62,7 +62,7 @@ class Tracker(TorchDispatchMode):
         b, _ = self.alive.pop(key)
         b.died = self.clock; self.clock += 1; self.total -= b.bytes
 
-# %% ../nbs/14b_memory.ipynb #4c22634c
+# %% ../nbs/14b_memory.ipynb #f89e9f23
 from fastcore.basics import patch
 _aten = torch.ops.aten
 
@@ -86,7 +86,7 @@ def where(self:Tracker): # (module path, 'file:line') of the operation under way
 
 @patch
 def __torch_dispatch__(self:Tracker, func, types, args=(), kwargs=None):
-    here, kwargs = self.where(), kwargs or {}
+    here, kwargs = self.where() if self.phase != 'setup' else ('', ''), kwargs or {}
     out = _aten.add_.Tensor(*args) if self._adds_gradients(func, args) else func(*args, **kwargs)
     tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, Tensor)]
     for t in tensors: self.see(t, 'buffers' if self.faking and not isinstance(t, FakeTensor) else 'temporary', here)
@@ -316,7 +316,7 @@ def _mean(out): # of everything that has a gradient: a loss where none is given
 
 optimizers = dict(adam=lambda ps: torch.optim.Adam(ps, foreach=False), sgd=lambda ps: torch.optim.SGD(ps, lr=.1, foreach=False))  # one parameter at a time, as fastai's
 
-# %% ../nbs/14b_memory.ipynb #8fc33f45
+# %% ../nbs/14b_memory.ipynb #0f398314
 @dataclass
 class Plan:
     "How a step is run: what `vet` takes."
@@ -331,10 +331,11 @@ class Plan:
 
 def _prepare(model, tracker, plan): # → the optimizer
     "All that is there before a step begins: what earlier steps have left."
-    for t in model.parameters(): tracker.see(t, 'parameters')
-    for t in model.buffers(): tracker.see(t, 'buffers')
+    for name, m in model.named_modules():
+        for t in m.parameters(recurse=False): tracker.see(t, 'parameters', (name, ''))
+        for t in m.buffers(recurse=False): tracker.see(t, 'buffers', (name, ''))
     learns = [p for p in model.parameters() if p.requires_grad]
-    tracker.more = [torch.empty_like(p) for _ in range(plan.copies) for p in learns]
+    tracker.more = [torch.empty_like(p) for _ in range(plan.copies*plan.train) for p in learns]
     for t in tracker.more: tracker.see(t).kind = 'optimizer state'
     if not plan.train: return None
     if not learns: raise InputError('vet: no parameter of this model learns; give train=False')
