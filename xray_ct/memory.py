@@ -62,7 +62,7 @@ class Tracker(TorchDispatchMode):
         b, _ = self.alive.pop(key)
         b.died = self.clock; self.clock += 1; self.total -= b.bytes
 
-# %% ../nbs/14b_memory.ipynb #f89e9f23
+# %% ../nbs/14b_memory.ipynb #66a0ea71
 from fastcore.basics import patch
 _aten = torch.ops.aten
 
@@ -101,7 +101,7 @@ def __torch_dispatch__(self:Tracker, func, types, args=(), kwargs=None):
 def _adds_gradients(self:Tracker, func, args):
     "Two gradients meet: autograd adds in place where nobody else holds the first, except under a dispatch mode such as this."
     return (func is _aten.add.Tensor and self.phase == 'backward' and not self.stack and all(isinstance(a, Tensor) for a in args)
-            and args[0].shape == args[1].shape and args[0].dtype == args[1].dtype and args[0]._use_count() <= 4)
+            and args[0].shape == args[1].shape and args[0].dtype == args[1].dtype and hasattr(args[0], '_use_count') and args[0]._use_count() <= 4)  # more: somebody else holds it
 
 @patch
 def start(self:Tracker, phase):
@@ -370,7 +370,7 @@ def _step(model, inputs, loss, tracker, plan):
             if opt: opt.step()
     return tracker
 
-# %% ../nbs/14b_memory.ipynb #ee868b87
+# %% ../nbs/14b_memory.ipynb #60384291
 def vet(
     model,  # a module (not changed), or a function without arguments that makes one (best without data, where it can)
     inputs, # a tuple of tensors or of shapes, or a dict of them by name: one batch
@@ -389,7 +389,8 @@ def vet(
     "Run one step without data and say what it holds at its peak."
     if precision not in ('float32', 'bf16'): raise InputError(f"vet: precision={precision!r}; there are 'float32' and 'bf16'")
     if not (optimizer is None or callable(optimizer) or optimizer in optimizers): raise InputError(f'vet: optimizer={optimizer!r} is not known; give {", ".join(optimizers)}, None or a function')
-    plan, memory = Plan(train, optimizer, precision, checkpointing, keep_grads, offload, copies, device), card(gpu)
+    card(gpu)  # refuses what it doesn't know, before the work
+    plan = Plan(train, optimizer, precision, checkpointing, keep_grads, offload, copies, device)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fake = without_data(model, mode)
     with mode: inputs = {k: _input(x) for k, x in inputs.items()} if isinstance(inputs, dict) else tuple(map(_input, inputs))
