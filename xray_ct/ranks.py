@@ -6,10 +6,11 @@
 __all__ = ['rank', 'world', 'joined', 'first_then_rest', 'one_of_many', 'agreed', 'total', 'in_order', 'Share', 'share', 'shared',
            'synced', 'Together']
 
-# %% ../nbs/20b_ranks.ipynb #5dadda8c
+# %% ../nbs/20b_ranks.ipynb #34fafcf4
 import os, re
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from datetime import timedelta
+from inspect import signature
 from pathlib import Path
 import torch
 import torch.distributed as dist
@@ -106,7 +107,7 @@ def shared(dls):
     if world() > 1: dls.loaders = [share(dl, split=not i) for i, dl in enumerate(dls.loaders)]
     return dls
 
-# %% ../nbs/20b_ranks.ipynb #f6f0296b
+# %% ../nbs/20b_ranks.ipynb #0374a14d
 def synced(model, device): # torch.device
     "BatchNorm over the whole batch, which GPUs can; GroupNorm, the library's own, needs nothing of it."
     if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()): return model
@@ -119,7 +120,8 @@ class Together(Callback):
     def before_fit(self):
         device = next(self.model.parameters()).device
         self.learn.model = synced(self.model, device)
-        self.net = DistributedDataParallel(self.model, device_ids=[device.index] if device.type == 'cuda' else None, broadcast_buffers=False, find_unused_parameters=True)
+        buffers = next(k for k in ('forward_sync_buffers', 'broadcast_buffers') if k in signature(DistributedDataParallel).parameters)  # its name changed in torch 2.13; they are equal anyway
+        self.net = DistributedDataParallel(self.model, device_ids=[device.index] if device.type == 'cuda' else None, find_unused_parameters=True, **{buffers: False})
     def before_batch(self):
         if self.training: self.learn.model = self.net
     def after_pred(self):
