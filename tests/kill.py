@@ -68,7 +68,7 @@ def main(n, seed):
         k, how, name = 1 + i % 2, rng.choice([signal.SIGKILL, signal.SIGTERM]), f'killed{i}'
         p = start(folder, name, k)
         while not (folder/name/'run.json').exists() and p.poll() is None: time.sleep(.005)
-        time.sleep(rng.uniform(0, length[k]))
+        time.sleep(rng.uniform(0, .9*length[k]))
         crew = children(p.pid) if k > 1 else []
         target = rng.choice([p.pid, *crew])
         try: os.kill(target, how)
