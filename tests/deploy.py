@@ -4,7 +4,7 @@ two pods of one process each on CPUs: one is killed, the run goes on and ends, a
 
     python tests/deploy.py
 """
-import os, re, shutil, signal, socket, subprocess, sys, tempfile, time
+import contextlib, os, re, shutil, signal, socket, subprocess, sys, tempfile, time
 from pathlib import Path
 import jsonschema, yaml
 import kubernetes_validate
@@ -81,6 +81,18 @@ def scripts():
     script, image = deploy/'train.sbatch', (deploy/'Containerfile').read_text()
     subprocess.run(['bash', '-n', script], check=True)
     subprocess.run([bin/'shellcheck', script], check=True)
+    with tempfile.TemporaryDirectory() as d:   # out of time: the step is told, the job goes back into the queue
+        d = Path(d)
+        for name, text in dict(srun='exec "$@"', scontrol='[ "$1" = requeue ] && echo "$2" > "$SAID/requeued" || echo node1', torchrun='trap "echo stopped > $SAID/stopped; exit 1" TERM; echo "$@" > "$SAID/arguments"; sleep 60 & wait').items():
+            (d/name).write_text(f'#!/usr/bin/env bash\n{text}\n'); (d/name).chmod(0o755)
+        env = {**os.environ, 'SAID': str(d), 'PATH': f'{d}:{os.environ["PATH"]}', 'SLURM_NNODES': '2', 'SLURM_GPUS_ON_NODE': '4', 'SLURM_JOB_ID': '17', 'SLURM_JOB_NODELIST': 'node[1-2]'}
+        job = subprocess.Popen(['bash', script, '/my cts', '/run', '--epochs', '3'], env=env, start_new_session=True)
+        while not ((d/'arguments').exists() and (d/'arguments').read_text()): time.sleep(.05)
+        job.terminate()
+        assert job.wait(20) == 143 and (d/'requeued').read_text() == '17\n' and (d/'stopped').exists()
+        said = (d/'arguments').read_text()
+        assert said.startswith('--nnodes 2 --nproc_per_node 4 ') and '--rdzv_endpoint node1:29400' in said and said.endswith('--no-python xray_ct train /my cts --out /run --epochs 3\n'), said
+        with contextlib.suppress(ProcessLookupError): os.killpg(job.pid, signal.SIGKILL)       # the stand-in's sleep
     assert re.search(r'^ARG BASE=\S+:\d[\w.-]+$', image, re.M) and re.search(r'^USER [1-9]\d*:', image, re.M)
     for line in re.findall(r'^COPY (?!--from)(.+) \S+$', image, re.M):
         for name in line.split(): assert (root/name).exists(), name

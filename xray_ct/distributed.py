@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['launch', 'work', 'fit_by']
 
-# %% ../nbs/22_distributed.ipynb #7ee02ffc
+# %% ../nbs/22_distributed.ipynb #a3d2ca09
 import ctypes, json, os, signal, socket, subprocess, sys, tempfile, time, traceback
 from dataclasses import asdict
 from pathlib import Path
 from threading import Thread
 from .files import InputError, read_json, write_json
-from .ranks import rank
+from .ranks import rank, world
 from .training import RunConfig, fit, _earlier
 
 # %% ../nbs/22_distributed.ipynb #9cdb2580
@@ -53,7 +53,7 @@ def launch(
     code = crew[failed[0]].returncode if failed else 0
     return (128 - code if code < 0 else code), (failed[0] if failed else None)
 
-# %% ../nbs/22_distributed.ipynb #352854df
+# %% ../nbs/22_distributed.ipynb #23178c18
 _start = 'import sys; from xray_ct.distributed import work; work(sys.argv[1])'
 
 def work(
@@ -75,6 +75,7 @@ def fit_by(
     cache=None, # default: `cache` in the run's folder
 )->dict: # what `run.json` says of the finished run
     "`training.fit` in several processes."
+    if processes > 1 and world() > 1: raise InputError(f'processes={processes}: this is one of {world()} processes already; leave it out')
     if config.batch_size < processes: raise InputError(f'a batch of {config.batch_size} cannot be shared by {processes} processes; use at most {config.batch_size}, or a larger batch_size')
     if processes == 1 or _earlier(Path(run), config).get('finished'): return fit(config, root, run, cache)
     with tempfile.TemporaryDirectory(prefix='xray_ct_') as d:
