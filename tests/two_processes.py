@@ -3,7 +3,7 @@
     python tests/two_processes.py
 
 Patients, batches and validation that the processes don't divide evenly; torchrun and accelerate; a run begun by two,
-killed, gone on with by three, killed, and ended by one; the clock; a loss that is NaN on one process only; an error.
+killed, gone on with by three, killed, and ended by one; every other kind of model; the clock; a loss that is NaN on one process only; an error.
 """
 import contextlib, csv, io, os, signal, subprocess, sys, tempfile
 from dataclasses import replace
@@ -21,12 +21,26 @@ def job(folder, name, kind, at):
             if not self.training or self.epoch != int(at) or kind[-1:] != str(rank()): return
             if kind[:4] == 'kill': os.kill(os.getpid(), signal.SIGKILL)
             self.learn.yb = (self.yb[0]*float('nan'),)
+    if kind == 'others':
+        for k, config in others(folder).items(): t.fit(config, folder/'cts', folder/f'{k} by 2', folder/'cache')
+        return
     plain, config = t.learner, settings()
     t.learner = lambda *a: plain(*a).add_cb(Trouble())
     if kind == 'clock': config = replace(config, epochs=0, minutes=.1)
     torch.set_num_threads(1)
     try: t.fit(config, folder/'cts', folder/name, folder/'cache')
     except t.Diverged as e: (folder/f'{name}.told{rank()}').write_text(str(e)); sys.exit(2)
+
+def others(folder):
+    "The other kinds of model, small. Where one draws noise in training, each process has its own, and the weights differ from one process's."
+    from xray_ct.data.cohort import CohortConfig
+    from xray_ct.data.pairs import PairConfig
+    from xray_ct.training import RunConfig
+    common = dict(epochs=2, batch_size=5, figures=False)
+    stage = RunConfig(model='cascade', **common, cohort=CohortConfig(size=16, spacing=20., det=64), settings=dict(sample_steps=2))
+    return dict(hybrid=RunConfig(model='hybrid', l1=0., **common, cohort=CohortConfig(size=16, spacing=20., det=64)), stage1=stage,
+        stage2=replace(stage, previous=str(folder/'stage1 by 2'), cohort=CohortConfig(size=32, spacing=10., det=64)),
+        thin=RunConfig(model='thin', l1=0., **common, cohort=PairConfig(slices=12, crop=24), settings=dict(widths=(16, 24), blocks=1, detail=8)))
 
 def settings():
     from xray_ct.data.cohort import CohortConfig
@@ -76,6 +90,13 @@ def main():
     assert 'begun with 3 processes, now 1' in out.getvalue(), out.getvalue()
     same(name)
 
+    assert start(2, '-', 'others') == (0, None)
+    for k, config in others(folder).items():
+        if k in ('hybrid', 'thin'):
+            fit(config, folder/'cts', folder/k, folder/'cache')
+            same(f'{k} by 2', k)
+        else: assert read_json(folder/f'{k} by 2'/'run.json')['finished'] and len(curves(f'{k} by 2')) == 2
+
     assert start(2, 'clock', 'clock') == (0, None)
     info, rows = read_json(folder/'clock'/'run.json'), curves('clock')
     assert info['finished'] and info['seconds'] >= 6 and rows[-1][5] == info['steps'] >= 1, info
@@ -87,7 +108,7 @@ def main():
 
     (folder/'few').mkdir()
     for f in sorted((folder/'cts').glob('*.nii*'))[:2]: os.link(f, folder/'few'/f.name)
-    try: fit_by(2, config, folder/'few', folder/'few-run')
+    try: fit_by(2, settings(), folder/'few', folder/'few-run')
     except InputError as e: assert '2 patients with a readable CT; at least 3' in str(e)
     else: raise AssertionError('two patients were enough')
 

@@ -6,8 +6,8 @@
 __all__ = ['rank', 'world', 'joined', 'first_then_rest', 'one_of_many', 'agreed', 'total', 'in_order', 'Share', 'share', 'shared',
            'synced', 'Together']
 
-# %% ../nbs/20b_ranks.ipynb #34fafcf4
-import os, re
+# %% ../nbs/20b_ranks.ipynb #1e746172
+import atexit, os, re
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from inspect import signature
@@ -20,22 +20,22 @@ from fastai.basics import Callback, to_detach
 from fastai.data.core import TfmdDL
 from .files import InputError
 
-# %% ../nbs/20b_ranks.ipynb #01342894
+# %% ../nbs/20b_ranks.ipynb #133dcb78
 def rank(): return int(os.environ.get('RANK') or 0)
 def world(): return int(os.environ.get('WORLD_SIZE') or 1)
 _talk = []  # the group for small talk: waiting for the first process to read a thousand CTs is no failure
 
 @contextmanager
 def joined():
-    "Meet the processes that were started with this one; only the first is heard. Alone: nothing happens."
+    "Meet the processes that were started with this one; within, only the first is heard. Alone: nothing happens."
     if note := one_of_many(): print(note, flush=True)
     if world() == 1: yield; return
     cuda, mine = torch.cuda.is_available(), not dist.is_initialized()
     if cuda: torch.cuda.set_device(int(os.environ.get('LOCAL_RANK') or 0))
     if mine: dist.init_process_group('cpu:gloo,cuda:nccl' if cuda else 'gloo')
-    _talk[:] = [dist.new_group(backend='gloo', timeout=timedelta(days=7))]
+    if not _talk: _talk.append(dist.new_group(backend='gloo', timeout=timedelta(days=7)))
     with open(os.devnull, 'w') as silence, redirect_stdout(silence) if rank() else nullcontext(), redirect_stderr(silence) if rank() else nullcontext(): yield
-    if mine: dist.destroy_process_group()  # not after an error: the others may never come
+    if mine: atexit.register(dist.destroy_process_group)  # at the very end: another run may follow. Not after an error: the others may never come
 
 @contextmanager
 def first_then_rest():

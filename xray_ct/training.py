@@ -403,7 +403,7 @@ def measure_floors(model, mean, valid):
     a, b = torch.tensor(scores).mean(0).tolist()
     return dict(mean_volume_psnr=a, base_psnr=None if model.config.base == 'none' else b)
 
-# %% ../nbs/21_training.ipynb #517ded0c
+# %% ../nbs/21_training.ipynb #ad9487b7
 def build(
     config:RunConfig,
     cohort:Cohort,
@@ -427,7 +427,7 @@ def _read_base(model, file):
     "Give a model the base that was saved; returns the floors."
     tensors, head = read_tensors(file)
     if head['ridge']:
-        base = Ridge(**head['ridge']); base.load_state_dict({k.removeprefix('ridge.'): v for k, v in tensors.items()})
+        base = Ridge(**head['ridge']); base.load_state_dict({k.removeprefix('ridge.'): v for k, v in tensors.items() if k.startswith('ridge.')})
         model.set_base(base)
     elif 'mean' in tensors: model.set_base(tensors['mean'])
     if 'residual_std' in tensors: model.residual_std.copy_(tensors['residual_std'])
