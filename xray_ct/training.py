@@ -7,10 +7,10 @@ __all__ = ['presets', 'models', 'cohorts', 'RunConfig', 'preset_of', 'with_setti
            'averaged', 'EMA', 'Diverged', 'Guard', 'psnr', 'Score', 'Gate', 'EpochLog', 'live_line', 'Bar',
            'save_tensors', 'read_tensors', 'State', 'SaveBest', 'model_page', 'Page', 'tune_allocator', 'fit_base',
            'measure_floors', 'build', 'stage_before', 'model_config', 'learner', 'criterion', 'Penalty', 'GiveXrays',
-           'fit']
+           'tracker', 'fit']
 
-# %% ../nbs/21_training.ipynb #72b2a4df
-import csv, ctypes, json, platform, random, re, sys, time
+# %% ../nbs/21_training.ipynb #5e5a751d
+import csv, ctypes, hashlib, json, os, platform, random, re, shutil, sys, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, asdict, fields, replace
 from functools import partial
@@ -23,7 +23,8 @@ from safetensors.torch import save_file
 from fastai.basics import Callback, Learner, Adam, set_seed
 from fastai.callback.core import CancelFitException, CancelTrainException
 from fastai.callback.schedule import SchedCos
-from .files import InputError, staged, write_json, read_json
+from fastai.metrics import ValueMetric
+from .files import InputError, staged, write_json, read_json, _explain
 from .provenance import provenance
 from .volume import Window
 from .losses import ReconstructionLoss
@@ -35,9 +36,12 @@ from .models.hybrid import hybrid_preset
 from .models.cascade import DiffusionLoss, cascade_preset, kinds
 from .models.thin import SliceLoss, ThinNet, thin_preset
 from .blocks.monitor import FeatureMonitor
+from .ranks import Together, agreed, first_then_rest, in_order, joined, rank, shared, world
 from . import figures
+try: import fcntl
+except ImportError: fcntl = None  # not on Windows
 
-# %% ../nbs/21_training.ipynb #be8c10c3
+# %% ../nbs/21_training.ipynb #33b588cf
 @dataclass(frozen=True)
 class RunConfig:
     "Everything that decides how a run ends, besides the data themselves."
@@ -47,7 +51,7 @@ class RunConfig:
     epochs: int = 0 # length in epochs …
     minutes: float = 0. # … or in minutes; one of the two
     passes: int = 1 # times an epoch goes through the training patients
-    batch_size: int = 4
+    batch_size: int = 4 # patients a step, of all processes together
     lr: float = 1.5e-3 # its peak
     warmup: float = .05 # share of the run in which the rate rises
     weight_decay: float = .02
@@ -60,6 +64,7 @@ class RunConfig:
     projection: float = 0.
     num_workers: int = 0 # processes that prepare batches
     figures: bool = True # draw the page of 15 panels after each epoch
+    track: str = '' # 'tensorboard' or 'wandb': follow the run there as well
     cohort: CohortConfig | PairConfig = None # what the model is trained on; default: that of its kind
     settings: dict = field(default_factory=dict) # fields of the model's config that differ from the preset
 
@@ -73,6 +78,7 @@ class RunConfig:
             if getattr(self, k) < 1: raise InputError(f'{k}={getattr(self, k)}: at least 1 is needed')
         for k in ('warmup', 'ema'):
             if not 0 <= getattr(self, k) < 1: raise InputError(f'{k}={getattr(self, k)}: must be from 0 up to, but not including, 1')
+        if self.track not in ('', 'tensorboard', 'wandb'): raise InputError(f"track={self.track!r}: there are 'tensorboard' and 'wandb', and '' for neither")
         if not 0 < self.lr < float('inf'): raise InputError(f'lr={self.lr}: the learning rate must be above 0')
 
 presets = dict(direct=direct_preset, hybrid=hybrid_preset, cascade=cascade_preset, thin=thin_preset)
@@ -107,19 +113,19 @@ def with_settings(
         else: raise InputError(f'no setting is called {k!r}; there are {", ".join(f.name for c in (config, config.cohort, model) for f in fields(c) if f.name not in ("cohort", "settings", "geometry", "model"))}')
     return config
 
-# %% ../nbs/21_training.ipynb #1a37025d
+# %% ../nbs/21_training.ipynb #4fcef895
 class Reseed(Callback):
     "Shuffle, augmentation and dropout of an epoch follow from (seed, epoch): resuming needs no generator's state."
     order = -20
     def __init__(self, seed): self.seed, self.start = seed, 0  # start: epochs that an earlier process has done
     def before_epoch(self):
         self.learn.epoch = self.epoch + self.start
-        set_seed((self.seed*1_000_003 + self.epoch) % 2**31)
+        set_seed((self.seed*1_000_003 + self.epoch + 7919*rank()) % 2**31)  # processes that share a batch draw noise of their own
         for dl in self.dls.loaders:
             dl.rng = random.Random(self.seed*1_000_003 + self.epoch)
             if hasattr(dl.dataset, 'epoch'): dl.dataset.epoch = self.epoch
 
-# %% ../nbs/21_training.ipynb #da140c36
+# %% ../nbs/21_training.ipynb #dd064ad2
 def learning_rate(
     share, # of the run that is done, 0–1
     config, # has `lr` and `warmup`
@@ -140,10 +146,11 @@ class Schedule(Callback):
     def before_fit(self): self.start = time.monotonic()
     def before_batch(self):
         if not self.training: return
-        self.opt.set_hyper('lr', learning_rate(self.share(), self.config))
-        if self.config.minutes and self.share() >= 1: raise CancelTrainException()
+        share = agreed(self.share()) if self.config.minutes else self.share()  # of several processes, by the first one's clock
+        self.opt.set_hyper('lr', learning_rate(share, self.config))
+        if self.config.minutes and share >= 1: raise CancelTrainException()
     def after_epoch(self):
-        if self.config.minutes and self.share() >= 1: self.learn.finished = True
+        if self.config.minutes and agreed(self.share()) >= 1: self.learn.finished = True
 
 # %% ../nbs/21_training.ipynb #6c8999c4
 def _trained(model):
@@ -169,7 +176,7 @@ class EMA(Callback):
     def before_validate(self): self.swap()
     def after_validate(self): self.swap()
 
-# %% ../nbs/21_training.ipynb #834db61a
+# %% ../nbs/21_training.ipynb #0389c772
 class Diverged(InputError, FloatingPointError):
     "Training produced a number that is not finite."
 
@@ -180,12 +187,12 @@ class Guard(Callback):
     def check(self, ok, what, value):
         if not ok: raise Diverged(f'the {what} is {value} in {"training" if self.training else "validation"}, epoch {self.epoch}, step {self.iter}: lower the learning rate, or look at the data of that batch; '
                                   'the state of the last whole epoch is in the run folder')
-    def after_loss(self): self.check(torch.isfinite(self.learn.loss_grad).all(), 'loss', self.learn.loss_grad.item())
+    def after_loss(self): self.check(torch.isfinite(self.learn.loss).all(), 'loss', self.learn.loss.item())
     def before_step(self):
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.check(torch.isfinite(norm), "gradient's norm", norm.item())
 
-# %% ../nbs/21_training.ipynb #f3f182e6
+# %% ../nbs/21_training.ipynb #88dcdc6e
 def psnr(pred, target): # (B, 1, D, H, W) model space
     "PSNR of each volume with data_range 2 in model space, which is 2000 HU: (B,) dB."
     return 10*torch.log10(4/(pred.float().clamp(-1, 1) - target.clamp(-1, 1)).square().flatten(1).mean(1).clamp_min(1e-12))
@@ -196,6 +203,7 @@ class Score(Callback):
     def before_validate(self): self.values = []
     def after_pred(self):
         if not self.training: self.values.append(psnr(self.pred.detach(), self.yb[0]))
+    def after_validate(self): self.values = in_order(self.values)
     def mean(self): return torch.cat(self.values).mean().item() if self.values else float('nan')
 
 # %% ../nbs/21_training.ipynb #85f19891
@@ -209,20 +217,24 @@ class Gate(Callback):
             print(f'WARNING: after 3 epochs the model scores {self.score.mean():.2f} dB on the validation part, not above {" or ".join(below)}. '
                   'It has learnt nothing yet: check the data (look at the figures), then the learning rate. Training goes on.', flush=True)
 
-# %% ../nbs/21_training.ipynb #336b2386
+# %% ../nbs/21_training.ipynb #10a82f82
 class EpochLog(Callback):
     "One row an epoch, on the screen and in `log.csv`."
     order = 80
     names = ('epoch', 'train_loss', 'valid_loss', 'psnr_range2000', 'lr', 'steps', 'seconds')
     def __init__(self, file, score, schedule): self.file, self.score, self.schedule, self.rows = Path(file), score, schedule, []
-    def before_fit(self): print(('%6s %11s %11s %9s %9s %6s %8s' % ('epoch', 'train_loss', 'valid_loss', 'psnr', 'lr', 'steps', 'seconds')), flush=True)
+    def before_fit(self):
+        self.learn.train_iter = self.rows[-1][5] if self.rows else 0  # a tracker's curve goes on where it was
+        print(('%6s %11s %11s %9s %9s %6s %8s' % ('epoch', 'train_loss', 'valid_loss', 'psnr', 'lr', 'steps', 'seconds')), flush=True)
     def before_epoch(self): self.losses, self.valid = [], []
     def after_batch(self): (self.losses if self.training else self.valid).append(self.learn.loss.detach())
+    def after_validate(self): self.valid = in_order(self.valid)
     def after_epoch(self):
         mean = lambda x: torch.stack(x).mean().item() if x else float('nan')
         steps = len(self.losses) + (self.rows[-1][5] if self.rows else 0)
         self.rows.append([self.epoch, mean(self.losses), mean(self.valid), self.score.mean(), self.opt.hypers[-1]['lr'], steps, self.schedule.seconds()])
         print('%6d %11.5f %11.5f %9.3f %9.2e %6d %8.0f' % tuple(self.rows[-1]), flush=True)
+        if rank(): return
         with staged(self.file) as f, open(f, 'w', newline='') as out: csv.writer(out).writerows([self.names, *([f'{x:.7g}' for x in r] for r in self.rows)])
 
 # %% ../nbs/21_training.ipynb #44b4f9c2
@@ -250,14 +262,21 @@ class Bar(Callback):
     def clear(self):
         if self.write: self.write('')
 
-# %% ../nbs/21_training.ipynb #7855cecc
+# %% ../nbs/21_training.ipynb #b11dc2b4
 def save_tensors(
     file, # .safetensors; replaced whole or not at all
     tensors, # name → tensor
     head, # JSON-able; kept in the file's metadata
 ):
     "Tensors and a header in one file."
-    with _disk(file), staged(file) as f: save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, f, metadata={'head': json.dumps(head)})
+    tensors, head = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, json.dumps(head)
+    with _disk(file), staged(file) as f: save_file(tensors, f, metadata={'head': head, 'sha256': _digest(tensors, head)})
+
+def _digest(tensors, head):
+    "One number for all that a file says."
+    h = hashlib.sha256(head.encode())
+    for k, t in sorted(tensors.items()): h.update(f'{k} {t.dtype} {list(t.shape)}'.encode()); h.update(t.reshape(-1).view(torch.uint8).numpy())
+    return h.hexdigest()
 
 @contextmanager
 def _disk(file):
@@ -270,10 +289,13 @@ def _disk(file):
 def read_tensors(file):
     "What `save_tensors` wrote; a damaged file is refused by name."
     try:
-        with safe_open(file, 'pt') as f: return {k: f.get_tensor(k) for k in f.keys()}, json.loads((m := f.metadata()).get('head') or m['state'])
+        with safe_open(file, 'pt') as f: tensors, m = {k: f.get_tensor(k) for k in f.keys()}, f.metadata()
+        text = m.get('head') or m['state']
+        if m.get('sha256', (now := _digest(tensors, text))) != now: raise ValueError('its contents have changed since they were written')
+        return tensors, json.loads(text)
     except Exception as e: raise InputError(f'{file}: is not a readable training state ({str(e)[:80]}); remove the run folder to start over') from None
 
-# %% ../nbs/21_training.ipynb #59618a05
+# %% ../nbs/21_training.ipynb #9b6fa8b9
 class State(Callback):
     "Save after each epoch; restore before the first."
     order = 90
@@ -285,7 +307,7 @@ class State(Callback):
     def after_epoch(self):
         self.schedule.spent = self.schedule.seconds()
         opt = [{k: v for k, v in s.items() if not torch.is_tensor(v)} for s in self.opt.state_dict()['state']]
-        save_tensors(self.file, self.tensors(), dict(epoch=self.epoch + 1, used=self.schedule.spent, best=self.best, ema=self.ema.n, rows=self.log.rows, opt=opt))
+        if not rank(): save_tensors(self.file, self.tensors(), dict(epoch=self.epoch + 1, used=self.schedule.spent, best=self.best, ema=self.ema.n, rows=self.log.rows, opt=opt))
         if getattr(self.learn, 'finished', False): raise CancelFitException()
 
 # %% ../nbs/21_training.ipynb #41d9d608
@@ -307,7 +329,7 @@ def restore(self:State, learn):
     self.schedule.used = self.schedule.spent = head['used']
     return head['epoch']
 
-# %% ../nbs/21_training.ipynb #ff53f072
+# %% ../nbs/21_training.ipynb #1dc701d4
 class SaveBest(Callback):
     "Save the averaged weights whenever the validation score is the best so far."
     order = 85
@@ -315,6 +337,7 @@ class SaveBest(Callback):
     def after_epoch(self):
         if not self.score.mean() > self.state.best: return
         self.state.best = self.score.mean()
+        if rank(): return
         self.state.ema.swap()
         try:
             with _disk(self.folder/'model.safetensors'): self.learn.model.save(self.folder)
@@ -380,7 +403,7 @@ def measure_floors(model, mean, valid):
     a, b = torch.tensor(scores).mean(0).tolist()
     return dict(mean_volume_psnr=a, base_psnr=None if model.config.base == 'none' else b)
 
-# %% ../nbs/21_training.ipynb #517ded0c
+# %% ../nbs/21_training.ipynb #ad9487b7
 def build(
     config:RunConfig,
     cohort:Cohort,
@@ -404,7 +427,7 @@ def _read_base(model, file):
     "Give a model the base that was saved; returns the floors."
     tensors, head = read_tensors(file)
     if head['ridge']:
-        base = Ridge(**head['ridge']); base.load_state_dict({k.removeprefix('ridge.'): v for k, v in tensors.items()})
+        base = Ridge(**head['ridge']); base.load_state_dict({k.removeprefix('ridge.'): v for k, v in tensors.items() if k.startswith('ridge.')})
         model.set_base(base)
     elif 'mean' in tensors: model.set_base(tensors['mean'])
     if 'residual_std' in tensors: model.residual_std.copy_(tensors['residual_std'])
@@ -438,7 +461,7 @@ def model_config(
 
 
 
-# %% ../nbs/21_training.ipynb #1a4d6087
+# %% ../nbs/21_training.ipynb #1403bc62
 def learner(
     config:RunConfig,
     cohort:Cohort,
@@ -448,14 +471,16 @@ def learner(
 ):
     "The fastai `Learner` of a run, put back to where an earlier process left it."
     device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    dls = cohort.dataloaders(config.batch_size, config.seed, device, config.num_workers, config.passes)
+    dls = shared(cohort.dataloaders(config.batch_size, config.seed, device, config.num_workers, config.passes))
     loss, schedule, ema, score = criterion(config, model), Schedule(config), EMA(config.ema), Score()
     log, floor = EpochLog(run/'log.csv', score, schedule), floors.get('mean_volume_psnr')
     state, reseed = State(run/'state.safetensors', ema, schedule, log), Reseed(config.seed)
     cbs = [reseed, GiveXrays(), Penalty(), schedule, ema, Guard(config.clip), score, Gate(score, floor, floors['base_psnr']), log, SaveBest(run, score, state), state, Bar(schedule)]
     if hasattr(model, 'encoder'): cbs.append(FeatureMonitor())
-    if config.figures and hasattr(model, 'geometry'): cbs.append(Page(run/'figures', ema, score, floor))
-    learn = Learner(dls, model.to(device), loss_func=loss, opt_func=partial(Adam, decouple_wd=True), lr=config.lr, wd=config.weight_decay, cbs=cbs)
+    if world() > 1: cbs.append(Together())
+    if config.figures and hasattr(model, 'geometry') and not rank(): cbs.append(Page(run/'figures', ema, score, floor))
+    if config.track and not rank(): cbs.append(tracker(config, run))
+    learn = Learner(dls, model.to(device), loss_func=loss, opt_func=partial(Adam, decouple_wd=True), lr=config.lr, wd=config.weight_decay, cbs=cbs, metrics=ValueMetric(score.mean, 'psnr_range2000'))
     if device.type == 'cuda': learn = learn.to_bf16()
     reseed.start = state.restore(learn)
     return learn
@@ -479,7 +504,21 @@ class GiveXrays(Callback):
         if self.training and self.model.needs_target: self.learn.xb = (*self.xb, self.yb[0])
     def after_pred(self): self.learn.yb = (self.yb[0], self.xb[0])
 
-# %% ../nbs/21_training.ipynb #1faccfa6
+# %% ../nbs/21_training.ipynb #2c9d2ec8
+def tracker(config, run):
+    "fastai's callback for an experiment tracker."
+    try:
+        if config.track == 'tensorboard':
+            from fastai.callback.tensorboard import TensorBoardCallback
+            return TensorBoardCallback(run/'tensorboard', trace_model=False, log_preds=False)
+        import wandb
+        from fastai.callback.wandb import WandbCallback
+    except (ImportError, RuntimeError) as e:  # fastai's callbacks import torchvision too, which fails in its own way beside another torch
+        raise InputError(f'track={config.track}: cannot be imported ({str(e)[:120]}); pip install {config.track}, with a torchvision that belongs to torch, or leave track empty') from None
+    wandb.init(project='xray_ct', name=run.name, dir=run, config=asdict(config), mode=os.environ.get('WANDB_MODE', 'offline'))
+    return WandbCallback(log_preds=False)
+
+# %% ../nbs/21_training.ipynb #f514f3bd
 def fit(
     config:RunConfig,
     root, # a folder of CTs
@@ -487,27 +526,51 @@ def fit(
     cache=None, # folder of the cohort's cache; default: `cache` in the run's folder
 ) -> dict: # what `run.json` says of the finished run
     "Train a model. Leaves `model.safetensors` and `config.json` (the best average), `log.csv`, figures, the state and `run.json`."
-    run = Path(run)
-    done = _earlier(run, config)
-    if done.get('finished'):
-        print(f'{run}: this run is finished (best validation PSNR {done["psnr_range2000"]:.2f} dB); nothing to do')
-        return done
+    with joined():
+        done = _earlier(run := Path(run), config)
+        if done.get('finished'):
+            print(f'{run}: this run is finished (best validation PSNR {done["psnr_range2000"]:.2f} dB); nothing to do')
+            return done
+        with _claimed(run): return _fit(config, root, run, cache or run/'cache', done)
+
+def _fit(config, root, run, cache, done): # done: what `run.json` says so far
     tune_allocator()
-    cohort = cohorts[config.model][1].prepare(root, config.cohort, cache or run/'cache')
-    info = dict(config=asdict(config), provenance=provenance(config.seed), cohort=Path(root).name, **_who(cohort), resolution_ratio=cohort.ratio(), finished=False)
-    _same_patients(run, done, info)
-    write_json(run/'run.json', info)  # first: what else is in the folder belongs to this
-    model, floors = build(config, cohort, run)
+    with first_then_rest():  # of several processes, the others find cache and base ready
+        cohort = cohorts[config.model][1].prepare(root, config.cohort, cache)
+        info = dict(config=asdict(config), provenance=provenance(config.seed, processes=world()), cohort=Path(root).name, **_who(cohort), resolution_ratio=cohort.ratio(), finished=False)
+        _same_patients(run, done, info)
+        _write(run, info)  # first: what else is in the folder belongs to this
+        model, floors = build(config, cohort, run)
     learn = learner(config, cohort, model, run, floors)
     info |= dict(parameters=sum(p.numel() for p in model.parameters()), **floors)
-    write_json(run/'run.json', info)
+    _write(run, info)
     _announce(info, done, cohort, learn.reseed.start)
     _train(learn, config)
     info |= dict(finished=True, psnr_range2000=learn.state.best, epochs=len(learn.epoch_log.rows), steps=learn.epoch_log.rows[-1][5], seconds=learn.schedule.spent)
-    write_json(run/'run.json', info)
+    with first_then_rest(): _write(run, info)
     return info
 
-# %% ../nbs/21_training.ipynb #b142efe7
+def _write(run, info):
+    if not rank(): write_json(run/'run.json', info)
+
+# %% ../nbs/21_training.ipynb #e7923173
+@contextmanager
+def _claimed(run):
+    "The run's folder for one training alone."
+    if rank() or fcntl is None: yield; return
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = open(run/'.lock', 'w')
+    except OSError as e: raise _explain(run, e) from None
+    with lock:
+        try: fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError): raise InputError(f'{run}: another process is training in this folder; wait for it, or choose another') from None
+        except OSError: pass  # a file system without locks
+        for folder in (run, run/'figures'):
+            for rest in folder.glob('.*.tmp'): shutil.rmtree(rest, ignore_errors=True)
+        yield
+
+# %% ../nbs/21_training.ipynb #0862e498
 def _train(learn, config):
     "The epochs that remain. An error comes out as it was raised, without fastai's preface."
     start = learn.reseed.start
@@ -521,12 +584,14 @@ def _announce(info, done, cohort, start):
     floors = [f'{name} {info[k]:.2f} dB' for k, name in (('mean_volume_psnr', 'the mean volume scores'), ('base_psnr', 'its base scores')) if info.get(k) is not None]
     print(f'{cohort}; {info["config"]["model"]}:{info["config"]["preset"]}, {info["parameters"]/1e6:.2f} M parameters; on the validation part {", ".join(floors)}', flush=True)
     if len(info['patients']['valid']) < 5: print(f'Note: {len(info["patients"]["valid"])} validation patients choose the best epoch, which is little evidence.', flush=True)
+    if world() > 1: print(f'{world()} processes share each batch of {info["config"]["batch_size"]}.', flush=True)
     if not start: return
     print(f'Resuming after epoch {start - 1}.', flush=True)
-    was, now = (p.get('provenance', {}).get('hardware', {}).get('threads') for p in (done, info))
-    if was and was != now: print(f'Note: begun with {was} threads, now {now}: the weights will differ in their last bits from an undisturbed run.', flush=True)
+    for name, of in dict(threads=lambda p: p.get('hardware', {}).get('threads'), processes=lambda p: p.get('processes', 1)).items():
+        was, now = (of(p.get('provenance', {})) for p in (done, info))
+        if was and was != now: print(f'Note: begun with {was} {name}, now {now}: the weights will differ in their last bits from an undisturbed run.', flush=True)
 
-# %% ../nbs/21_training.ipynb #2e7ce796
+# %% ../nbs/21_training.ipynb #032ebdfc
 def _earlier(run, config):
     "What `run.json` says of an earlier process, `{}` if there was none. A run of other settings is refused."
     if not (run/'run.json').exists():
@@ -536,7 +601,7 @@ def _earlier(run, config):
     try: old = asdict(RunConfig(**done['config']))
     except (KeyError, TypeError) as e: raise InputError(f'{run}: its run.json is from another version of this library ({e}); choose another folder') from None
     new, old = (json.loads(json.dumps(c)) for c in (asdict(config), old))
-    if different := [f'{k} was {old[k]}, now {new[k]}' for k in new if new[k] != old[k] and k not in ('num_workers', 'figures')]:
+    if different := [f'{k} was {old[k]}, now {new[k]}' for k in new if new[k] != old[k] and k not in ('num_workers', 'figures', 'track')]:
         raise InputError(f'{run}: holds a run with other settings ({"; ".join(different)}); choose another folder, or the same settings to resume')
     return done
 

@@ -1,0 +1,122 @@
+"""What a run by several processes must have in common with a run by one; over gloo, on CPUs.
+
+    python tests/two_processes.py
+
+Patients, batches and validation that the processes don't divide evenly; torchrun and accelerate; a run begun by two,
+killed, gone on with by three, killed, and ended by one; every other kind of model; the clock; a loss that is NaN on one process only; an error.
+"""
+import contextlib, csv, io, os, signal, subprocess, sys, tempfile
+from dataclasses import replace
+from pathlib import Path
+
+def job(folder, name, kind, at):
+    "What each process does: train, and in epoch `at` be killed (`kill0`, `kill1`: the first, the second one), or meet NaN (`nan1`)."
+    import torch
+    import xray_ct.training as t
+    from fastai.basics import Callback
+    from xray_ct.ranks import rank
+    class Trouble(Callback):
+        order = 4
+        def before_batch(self):
+            if not self.training or self.epoch != int(at) or kind[-1:] != str(rank()): return
+            if kind[:4] == 'kill': os.kill(os.getpid(), signal.SIGKILL)
+            self.learn.yb = (self.yb[0]*float('nan'),)
+    if kind == 'others':
+        for k, config in others(folder).items(): t.fit(config, folder/'cts', folder/f'{k} by 2', folder/'cache')
+        return
+    plain, config = t.learner, settings()
+    t.learner = lambda *a: plain(*a).add_cb(Trouble())
+    if kind == 'clock': config = replace(config, epochs=0, minutes=.1)
+    torch.set_num_threads(1)
+    try: t.fit(config, folder/'cts', folder/name, folder/'cache')
+    except t.Diverged as e: (folder/f'{name}.told{rank()}').write_text(str(e)); sys.exit(2)
+
+def others(folder):
+    "The other kinds of model, small. Where one draws noise in training, each process has its own, and the weights differ from one process's."
+    from xray_ct.data.cohort import CohortConfig
+    from xray_ct.data.pairs import PairConfig
+    from xray_ct.training import RunConfig
+    common = dict(epochs=2, batch_size=5, figures=False)
+    stage = RunConfig(model='cascade', **common, cohort=CohortConfig(size=16, spacing=20., det=64), settings=dict(sample_steps=2))
+    return dict(hybrid=RunConfig(model='hybrid', l1=0., **common, cohort=CohortConfig(size=16, spacing=20., det=64)), stage1=stage,
+        stage2=replace(stage, previous=str(folder/'stage1 by 2'), cohort=CohortConfig(size=32, spacing=10., det=64)),
+        thin=RunConfig(model='thin', l1=0., **common, cohort=PairConfig(slices=12, crop=24), settings=dict(widths=(16, 24), blocks=1, detail=8)))
+
+def settings():
+    from xray_ct.data.cohort import CohortConfig
+    from xray_ct.training import RunConfig, with_settings
+    # without L1: its gradient jumps where prediction and target meet, as they do in air, and a last bit becomes 1e-4 of a gradient
+    config = RunConfig(epochs=10, passes=3, batch_size=13, l1=0., figures=False, cohort=CohortConfig(size=16, spacing=20., det=32))  # two steps an epoch
+    return with_settings(config, dict(widths='16,32', down_blocks='0,1', up_blocks='1', encoder_width='16'))
+
+def main():
+    from safetensors.torch import load_file
+    from xray_ct.data.phantom import write_cohort
+    from xray_ct.distributed import fit_by, launch
+    from xray_ct.files import InputError, read_json
+    from xray_ct.training import fit
+    os.environ['OMP_NUM_THREADS'] = '1'
+    folder, config = Path(tempfile.mkdtemp()), settings()
+    write_cohort(folder/'cts', n=16, size=32, spacing=10.)
+    def start(n, name, kind='-', at=-1): return launch([sys.executable, __file__, 'job', folder, name, kind, at], n)
+    def curves(name): return [[float(v) for k, v in row.items() if k != 'seconds'] for row in csv.DictReader(open(folder/name/'log.csv'))]
+    def apart(a, b): return max(abs(x - y) for r, s in zip(curves(a), curves(b), strict=True) for x, y in zip(r, s, strict=True))
+    def weights(a, b):
+        x, y = (load_file(folder/n/'state.safetensors') for n in (a, b))
+        assert x.keys() == y.keys()
+        return max((x[k].double() - y[k].double()).abs().max().item() for k in x)
+    def same(name, others='one'):
+        c, w = apart(name, others), weights(name, others)
+        print(f'{name:40} largest difference of the log {c:.1e}, of weights, averages and moments {w:.1e}', flush=True)
+        assert c < 1e-5 and w < 1e-5
+
+    import torch
+    torch.set_num_threads(1)
+    fit(config, folder/'cts', folder/'one', folder/'cache')
+    cases = read_json(folder/'one'/'run.json')['cases']
+    assert curves('one')[-1][5] == 20 and cases['train'] % 2 and config.batch_size % 2, cases   # twenty steps; nothing divides evenly
+
+    done = subprocess.run([Path(sys.executable).parent/'torchrun', '--standalone', '--nproc_per_node', '2', __file__, 'job', folder, 'torchrun, 2 processes', '-', '-1'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count('epoch  train_loss') == 1, done.stdout                             # one process speaks
+    same('torchrun, 2 processes')
+
+    name = 'begun by 2, gone on by 3, ended by 1'
+    assert start(2, name, 'kill1', 3) == (137, 1)
+    assert len(curves(name)) == 3
+    assert start(3, name, 'kill0', 6) == (137, 0)
+    assert len(curves(name)) == 6
+    with contextlib.redirect_stdout(io.StringIO()) as out: fit(config, folder/'cts', folder/name, folder/'cache')
+    assert 'begun with 3 processes, now 1' in out.getvalue(), out.getvalue()
+    same(name)
+
+    assert start(2, '-', 'others') == (0, None)
+    for k, config in others(folder).items():
+        if k in ('hybrid', 'thin'):
+            fit(config, folder/'cts', folder/k, folder/'cache')
+            same(f'{k} by 2', k)
+        else: assert read_json(folder/f'{k} by 2'/'run.json')['finished'] and len(curves(f'{k} by 2')) == 2
+
+    assert start(2, 'clock', 'clock') == (0, None)
+    info, rows = read_json(folder/'clock'/'run.json'), curves('clock')
+    assert info['finished'] and info['seconds'] >= 6 and rows[-1][5] == info['steps'] >= 1, info
+
+    assert start(2, 'nan', 'nan1', 2)[0] == 2                                                   # on the second process alone …
+    told = [(folder/f'nan.told{r}').read_text() for r in (0, 1) if (folder/f'nan.told{r}').exists()]
+    assert told and all('the loss is nan in training, epoch 2, step 0' in t for t in told), told    # … and both name it
+    assert len(curves('nan')) == 2
+
+    (folder/'few').mkdir()
+    for f in sorted((folder/'cts').glob('*.nii*'))[:2]: os.link(f, folder/'few'/f.name)
+    try: fit_by(2, settings(), folder/'few', folder/'few-run')
+    except InputError as e: assert '2 patients with a readable CT; at least 3' in str(e)
+    else: raise AssertionError('two patients were enough')
+
+    done = subprocess.run([Path(sys.executable).parent/'accelerate', 'launch', '--cpu', '--num_processes', '2', __file__, 'job', folder, 'accelerate', '-', '-1'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 'accelerate was asked for 2 processes and started one' in done.stdout, done.stdout
+    assert weights('accelerate', 'one') == 0
+
+if __name__ == '__main__':
+    if sys.argv[1:2] == ['job']: job(Path(sys.argv[2]), *sys.argv[3:])
+    else: main()
