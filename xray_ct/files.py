@@ -27,11 +27,11 @@ def _remove(path):
     if path.is_dir() and not path.is_symlink(): shutil.rmtree(path, ignore_errors=True)
     else: path.unlink(missing_ok=True)
 
-# %% ../nbs/00_files.ipynb #cb6a5e63
+# %% ../nbs/00_files.ipynb #88c8c74a
 def _explain(path, e):
     "An operating-system error as a sentence with a remedy."
     remedy = {28: 'the disk is full: free some space or choose another folder', 13: 'no permission to write there: choose another folder',
-              30: 'that file system is read-only: choose another folder', 122: 'the disk quota is used up: free some space'}
+              30: 'that file system is read-only: choose another folder', 122: 'the disk quota is used up: free some space', 27: 'a file may not become so large there: choose another folder'}
     return InputError(f'{path}: cannot be written ({remedy.get(e.errno, e.strerror or e)})')
 
 # %% ../nbs/00_files.ipynb #7503860c

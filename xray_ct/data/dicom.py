@@ -235,8 +235,8 @@ def to_slice(name, open_, ds):
         slope and intercept and slope + intercept, str(ds.get('FrameOfReferenceUID', '')),
         {k: _plain(ds[k].value) for k in META if ds.get(k) not in (None, '')})
 
-# %% ../../nbs/03_dicom.ipynb #8af2e6cc
-DEFLATED, UNPACKED = b'1.2.840.10008.1.2.1.99', 1 << 30  # a transfer syntax; bytes that one file may unfold to
+# %% ../../nbs/03_dicom.ipynb #b9e8f619
+DEFLATED, UNPACKED = b'1.2.840.10008.1.2.1.99', 1 << 28  # a transfer syntax; bytes that one file may unfold to
 
 def check_deflated(f): # open binary file, left at its start
     "Refuse a deflated DICOM file that unfolds to more than any image has, before it is unfolded as a whole."
@@ -341,13 +341,13 @@ def check_stack(path, slices): # slices sorted along the normal
         kinds = ', '.join(f'{n}× {g:g} mm' for g, n in Counter(gaps.round(2)).most_common(4))
         raise InputError(f'{path}: mixed slice spacing ({kinds}) or shifted slices; separate the parts, or resample the series to one spacing first')
 
-# %% ../../nbs/03_dicom.ipynb #26d8bd3e
+# %% ../../nbs/03_dicom.ipynb #c7276550
 def check_frame(ds): # pydicom dataset of one frame
     "A JPEG of any kind that doesn't end in its end mark is cut off or overwritten; decoders fill up the rest in silence."
     from pydicom.encaps import generate_frames
     family, _, number = ds.file_meta.TransferSyntaxUID.rpartition('.')
-    if family != '1.2.840.10008.1.2.4' or int(number) > 93 or 'PixelData' not in ds: return  # above 93: films
-    if not next(generate_frames(ds.PixelData, number_of_frames=1)).rstrip(b'\0').endswith(b'\xff\xd9'): raise ValueError('no end of image')
+    if family != '1.2.840.10008.1.2.4' or int(number) > 93: return  # above 93: films
+    if 'PixelData' not in ds or not next(generate_frames(ds.PixelData, number_of_frames=1)).rstrip(b'\0').endswith(b'\xff\xd9'): raise ValueError('no end of image')
 
 # %% ../../nbs/03_dicom.ipynb #4541d1af
 def read_pixels(s:Slice) -> np.ndarray: # (rows, columns) HU
@@ -401,7 +401,7 @@ def read_stack(path, slices) -> Volume: # slices of one series, in any order
     array, affine = to_canonical(array, stack_affine(np.array([s.position for s in slices]), slices[0].orientation, slices[0].pixel))
     return Volume(array, affine=affine, meta=dict(slices[0].meta, source=str(path)))
 
-# %% ../../nbs/03_dicom.ipynb #031507d4
+# %% ../../nbs/03_dicom.ipynb #6bab8ede
 def read_ct(
     path, # folder or ZIP of DICOM files, or NIfTI, NRRD, MHA
     series=None, # which DICOM series, if there are several: SeriesNumber, or SeriesInstanceUID or its end
@@ -434,7 +434,7 @@ def check_hu(vol, path):
     "Refuse what can be no patient in HU on a grid in mm."
     low, high = vol.array.min(), vol.array.max()
     if max(-low, high) > 1e5: raise InputError(f'{path}: its values run from {low:g} to {high:g}, so they are not HU (air is −1000, metal below 40000); convert it to HU')
-    if not 1 <= max(vol.extent) <= 1e4: raise InputError(f'{path}: is {" × ".join(f"{e:.3g}" for e in vol.extent)} mm large, which no CT is; is its spacing in mm? Correct its header or export it again')
+    if sorted(vol.extent)[1] < 2 or max(vol.extent) > 1e4: raise InputError(f'{path}: is {" × ".join(f"{e:.3g}" for e in vol.extent)} mm large, which no CT is; is its spacing in mm? Correct its header or export it again')
     return vol
 
 # %% ../../nbs/03_dicom.ipynb #5e5b1065
