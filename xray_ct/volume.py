@@ -290,19 +290,29 @@ def gaussian_kernel(sigma): # voxels
     k = k[np.flatnonzero(k)[0]:np.flatnonzero(k)[-1] + 1]
     return k/k.sum(dtype=np.float64).astype(np.float32)
 
-# %% ../nbs/00_volume.ipynb #5f455655
+# %% ../nbs/00_volume.ipynb #9d117d4f
+def _add_shifted(out, term, kernel, at): # at(k): the input moved by k
+    "out = Σ kernel[k]·at(k), a symmetric kernel; `term` is room for one more."
+    r = len(kernel)//2
+    np.multiply(at(0), kernel[r], out=out)
+    for k in range(1, r + 1):
+        np.add(at(-k), at(k), out=term); term *= kernel[r + k]
+        out += term
+
 @patch
 def blur(self:Volume, sigma): # mm along (D, H, W); 0 leaves an axis alone
     "ITK's discrete Gaussian, an axis at a time; the edge is replicated, so a constant stays constant."
-    a = self.array
-    for axis, (s, step) in enumerate(zip(sigma, self.spacing)):
-        if s <= 0: continue
-        kernel = gaussian_kernel(float(s)/step); r = len(kernel)//2
-        pad, n = np.pad(a, [(r, r) if k == axis else (0, 0) for k in range(3)], 'edge'), a.shape[axis]
-        at = lambda k: pad[(slice(None),)*axis + (slice(k, k + n),)]
-        a = kernel[r]*at(r)
-        for k in range(r): a += kernel[k]*(at(k) + at(2*r - k))  # symmetric
-    return self.with_array(a)
+    kd, kh, kw = (gaussian_kernel(float(s)/step) if s > 0 else np.ones(1, np.float32) for s, step in zip(sigma, self.spacing))
+    a, (n, h, w), rh, rw = self.array, self.shape, len(kh)//2, len(kw)//2
+    out, term = np.empty((n, h, w), np.float32), np.empty((h, w), np.float32)
+    tall, wide = np.empty((h + 2*rh, w), np.float32), np.empty((h, w + 2*rw), np.float32)
+    for d in range(n):  # a slice at a time: all three axes while it is in the processor's cache, ten times as fast as whole volumes
+        _add_shifted(tall[rh:rh + h], term, kd, lambda k: a[min(max(d + k, 0), n - 1)])
+        tall[:rh], tall[rh + h:] = tall[rh], tall[rh + h - 1]
+        _add_shifted(wide[:, rw:rw + w], term, kh, lambda k: tall[rh + k:rh + k + h])
+        wide[:, :rw], wide[:, rw + w:] = wide[:, rw:rw + 1], wide[:, rw + w - 1:rw + w]
+        _add_shifted(out[d], term, kw, lambda k: wide[:, rw + k:rw + k + w])
+    return self.with_array(out)
 
 # %% ../nbs/00_volume.ipynb #330ec95c
 @patch
