@@ -8,7 +8,7 @@ __all__ = ['NOTICE', 'KEPT', 'ZIP_TOTAL', 'ZIP_RATIO', 'META', 'TAGS', 'DAMAGED'
            'to_slice', 'check_deflated', 'is_empty', 'parse', 'choose', 'check_slices', 'check_stack', 'check_frame',
            'read_pixels', 'by_gdcm', 'read_stack', 'read_ct', 'check_hu', 'patient_table', 'first_ct', 'find_cts']
 
-# %% ../../nbs/03_dicom.ipynb #9ac32a1d
+# %% ../../nbs/03_dicom.ipynb #f7468e1a
 import csv, io, math, os, stat, struct, tempfile, warnings, zipfile, zlib
 from collections import Counter
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Callable
 import numpy as np
-from ..files import InputError, check_file, staged
+from ..files import InputError, check_file, check_name, staged
 from ..volume import FORMATS, VOXELS, Volume, centered_affine
 
 # %% ../../nbs/03_dicom.ipynb #db5981d1
@@ -401,13 +401,13 @@ def read_stack(path, slices) -> Volume: # slices of one series, in any order
     array, affine = to_canonical(array, stack_affine(np.array([s.position for s in slices]), slices[0].orientation, slices[0].pixel))
     return Volume(array, affine=affine, meta=dict(slices[0].meta, source=str(path)))
 
-# %% ../../nbs/03_dicom.ipynb #6bab8ede
+# %% ../../nbs/03_dicom.ipynb #4108d8ac
 def read_ct(
     path, # folder or ZIP of DICOM files, or NIfTI, NRRD, MHA
     series=None, # which DICOM series, if there are several: SeriesNumber, or SeriesInstanceUID or its end
 ) -> Volume: # HU, canonical axes, affine in LPS mm
     "Read a CT; `InputError` names the file and the remedy for whatever would be read wrongly."
-    path = Path(path)
+    path = check_name(path)
     try: folder = path.is_dir()
     except OSError: folder = False
     if not folder: check_file(path)
