@@ -37,11 +37,12 @@ def _remove(path):
     if path.is_dir() and not path.is_symlink(): shutil.rmtree(path, ignore_errors=True)
     else: path.unlink(missing_ok=True)
 
-# %% ../nbs/00_files.ipynb #84b53040
+# %% ../nbs/00_files.ipynb #19a9a946
 def _explain(path, e):
     "An operating-system error as a sentence with a remedy."
     remedy = {28: 'the disk is full: free some space or choose another folder', 13: 'no permission to write there: choose another folder',
-              30: 'that file system is read-only: choose another folder', 122: 'the disk quota is used up: free some space', 27: 'a file may not become so large there: choose another folder'}
+              30: 'that file system is read-only: choose another folder', 122: 'the disk quota is used up: free some space', 27: 'a file may not become so large there: choose another folder',
+              17: 'a file is where a folder is needed: choose another name', 20: 'a file is where a folder is needed: choose another name', 2: 'no folder can be made there: choose another place', 36: 'the name is too long: choose a shorter one'}
     number = e.errno or int((re.search(r'\[Errno (\d+)\]', str(e)) or [0, 0])[1])  # pydicom wraps it, with a traceback in the text
     return InputError(f'{path}: cannot be written ({remedy.get(number, e.strerror or str(e).splitlines()[0])}); nothing half-written is left')
 

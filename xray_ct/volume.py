@@ -216,7 +216,7 @@ def check_packed(path, start, n, name): # the file, where packed voxels begin, t
     except zlib.error: total = -1
     if total != n or not z.eof: raise InputError(f'{name}: is cut off or damaged; copy or download it again')
 
-# %% ../nbs/00_volume.ipynb #9e21e95f
+# %% ../nbs/00_volume.ipynb #cc943d5a
 FORMATS = ('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd')
 
 def _quiet(reader_of):
@@ -265,7 +265,7 @@ def load(cls:Volume, path):
     except OSError as e: raise InputError(f'{path}: cannot be read ({e.strerror or e}); check its permissions') from None
     low, high = vol.array.min(), vol.array.max()
     if not np.isfinite([low, high]).all(): raise InputError(f'{path}: contains NaN or infinite values; export it again in HU')
-    if low == high: raise InputError(f'{path}: every voxel is {low:g}; this is no CT')
+    if low == high: raise InputError(f'{path}: every voxel is {low:g}; this is no CT, so give another file')
     return vol
 
 @patch

@@ -383,7 +383,7 @@ def by_gdcm(name, data, syntax): # bytes of a compressed DICOM file, its transfe
     except Exception:
         raise InputError(f'{name}: is damaged, or compressed in a way that cannot be decoded here ({syntax.name}); decompress the series first (gdcmconv --raw, or dcmdjpeg)') from None
 
-# %% ../../nbs/03_dicom.ipynb #c9edd1a2
+# %% ../../nbs/03_dicom.ipynb #e879895d
 def read_stack(path, slices) -> Volume: # slices of one series, in any order
     "Check, sort, decode and turn to canonical axes."
     check_slices(path, slices)
@@ -397,11 +397,11 @@ def read_stack(path, slices) -> Volume: # slices of one series, in any order
         hu = read_pixels(s)
         if hu.shape != s.shape: raise InputError(f'{s.name}: {DAMAGED}')
         array[k] = hu
-    if array.min() == array.max(): raise InputError(f'{path}: every voxel is {array.min():g}; this is no CT')
+    if array.min() == array.max(): raise InputError(f'{path}: every voxel is {array.min():g}; this is no CT, so export it again')
     array, affine = to_canonical(array, stack_affine(np.array([s.position for s in slices]), slices[0].orientation, slices[0].pixel))
     return Volume(array, affine=affine, meta=dict(slices[0].meta, source=str(path)))
 
-# %% ../../nbs/03_dicom.ipynb #4108d8ac
+# %% ../../nbs/03_dicom.ipynb #e1ffd79f
 def read_ct(
     path, # folder or ZIP of DICOM files, or NIfTI, NRRD, MHA
     series=None, # which DICOM series, if there are several: SeriesNumber, or SeriesInstanceUID or its end
@@ -421,7 +421,7 @@ def read_ct(
                 raise InputError(f'{path}: {"is not a DICOM file" if path.is_file() and len(files) == 1 else f"no DICOM image among its {len(files)} files"}; {hint}')
             return check_hu(read_stack(path, choose(path, slices, series)), path)
     except (zipfile.BadZipFile, NotImplementedError) as e: raise InputError(f'{path}: the ZIP is damaged or of an unknown kind ({e}); pack it again') from None
-    except OSError as e: raise InputError(f'{path}: cannot be read ({e.strerror or e})') from None
+    except OSError as e: raise InputError(f'{e.filename or path}: cannot be read ({e.strerror or e}); check its permissions and the disk') from None
 
 def _read_volume(path):
     vol = Volume.load(path)
@@ -466,7 +466,7 @@ def first_ct(path): # folder (not below it) or ZIP
     except (OSError, zipfile.BadZipFile, NotImplementedError) as e: raise InputError(f'{path}: cannot be read ({e}); copy or pack it again') from None
     if broken: raise broken
 
-# %% ../../nbs/03_dicom.ipynb #785d4542
+# %% ../../nbs/03_dicom.ipynb #5542dc8d
 def find_cts(
     root, # folder; or a single CT
 ) -> list: # (patient, path for `read_ct`, label), sorted by path
@@ -486,7 +486,7 @@ def find_cts(
             except InputError: loose.append(p)  # damaged: named where it is read
     split = {p for s, p in found for t, q in found if s.series == t.series and q in p.parents}  # a series spread over sub-folders
     out = [(s.meta.get('PatientID') or p.stem, p, '') for s, p in found if p not in split] + _name_volumes(root, loose)
-    if not out: raise InputError(f'{root}: no CT found in it or below it (DICOM folders or ZIPs, {", ".join(FORMATS)})')
+    if not out: raise InputError(f'{root}: no CT found in it or below it; give a folder with CTs (DICOM folders or ZIPs, {", ".join(FORMATS)})')
     named = lambda who, p, label: (known.get(p.resolve(), (who, label))[0], p, known.get(p.resolve(), (who, label))[1])
     return sorted((named(*row) for row in out), key=lambda r: str(r[1]))
 

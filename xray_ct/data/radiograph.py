@@ -186,7 +186,7 @@ def hang(
     if OPPOSITE[right[0]] in want: a = a[:, ::-1]
     return np.ascontiguousarray(a), swap
 
-# %% ../../nbs/03b_radiograph.ipynb #d40f543c
+# %% ../../nbs/03b_radiograph.ipynb #1200a01a
 def relative_log(
     x, # (h, w) values after the modality rescale
     relation='', # PixelIntensityRelationship
@@ -204,11 +204,11 @@ def relative_log(
         x = -x if inverted else x
         assumed.append('grey levels are proportional to the logarithm of the intensity')
     low, high = np.percentile(x, [.5, 99.5])
-    if not high > low: raise InputError('has no contrast (nearly every pixel is the same); it is no radiograph')
+    if not high > low: raise InputError('has no contrast (nearly every pixel is the same); it is no radiograph, so give the original image')
     assumed.append('scale: 0.5th to 99.5th percentile of the picture as 0 to 1; its line integrals are unknown')
     return ((x - low)/(high - low)).clip(0, 1).astype(np.float32)
 
-# %% ../../nbs/03b_radiograph.ipynb #1330aa18
+# %% ../../nbs/03b_radiograph.ipynb #38ad1f2e
 KINDS = ('CR', 'DX', 'DR', 'RG', 'PX', 'RF', 'XA', 'OT', '')
 PLAIN = ('Modality', 'Manufacturer', 'BodyPartExamined', 'PresentationIntentType', 'PixelIntensityRelationship', 'DistanceSourceToDetector', 'DistanceSourceToPatient', 'EstimatedRadiographicMagnificationFactor',
          'PositionerPrimaryAngle', 'KVP', 'PatientID', 'PatientSex', 'PatientAge', 'StudyInstanceUID')
@@ -218,7 +218,7 @@ def check_radiograph(path, ds): # pydicom dataset
     if 'Rows' not in ds or 'PixelData' not in ds: raise InputError(f'{path}: holds no picture, or is cut off; give a CR or DX image')
     kind = str(ds.get('Modality', ''))
     if kind == 'CT': raise InputError(f'{path}: is a CT slice, not a radiograph; `xray_ct drr` makes radiographs from a CT')
-    if kind not in KINDS: raise InputError(f'{path}: is of modality {kind}, not a radiograph (CR or DX)')
+    if kind not in KINDS: raise InputError(f'{path}: is of modality {kind}, not a radiograph; give a CR or DX image')
     if int(ds.get('SamplesPerPixel', 1)) > 1 or str(ds.PhotometricInterpretation) not in ('MONOCHROME1', 'MONOCHROME2'): raise InputError(f'{path}: is a colour picture, not a radiograph; export the original CR or DX image')
     if int(ds.get('NumberOfFrames') or 1) > 1: raise InputError(f'{path}: is a film of {ds.NumberOfFrames} frames; export one frame as a single image')
     if int(ds.BitsStored) <= 8 and kind in ('OT', ''): raise InputError(f'{path}: is an 8-bit capture of a screen, not a radiograph; export the original CR or DX image')
@@ -240,14 +240,14 @@ def _stored(path, data, ds):
         if not ds.file_meta.TransferSyntaxUID.is_compressed: raise InputError(f'{path}: {DAMAGED} ({type(e).__name__})') from None
         return by_gdcm(str(path), data, ds.file_meta.TransferSyntaxUID).astype(np.float64)
 
-# %% ../../nbs/03b_radiograph.ipynb #33702407
+# %% ../../nbs/03b_radiograph.ipynb #1ff92d1b
 def _read_dicom(path, data, view=None):
     from pydicom import dcmread
     check_deflated(io.BytesIO(data))
     ds, assumed = dcmread(io.BytesIO(data)), []
     check_radiograph(path, ds)
     x, view = _stored(path, data, ds), view or find_view(ds, assumed)
-    if not np.isfinite(x).all() or x.min() == x.max(): raise InputError(f'{path}: is constant or contains NaN; it is no radiograph')
+    if not np.isfinite(x).all() or x.min() == x.max(): raise InputError(f'{path}: is constant or contains NaN; it is no radiograph, so give the original image')
     calibrated = str(ds.get('RescaleType', '')) == CALIBRATED
     if not calibrated:
         sign = ds.get('PixelIntensityRelationshipSign')
@@ -262,7 +262,7 @@ def _read_dicom(path, data, view=None):
     if view is not None: tags |= dict(ViewPosition=POSITION.get(view_name(view), ''), PatientOrientation=[row_letters(view), 'F'])
     return Xray(x, view, pixel and tuple(pixel), tags, calibrated, tuple(assumed), str(path))
 
-# %% ../../nbs/03b_radiograph.ipynb #b6d2a834
+# %% ../../nbs/03b_radiograph.ipynb #bfe79948
 def _entry(path, geometry_json):
     "The geometry and the section of `geometry.json` about this file, or (None, None)."
     where = Path(geometry_json) if geometry_json else path.parent/'geometry.json'
@@ -288,12 +288,12 @@ def open_png(path, data): # for the messages; bytes
             if img.format == 'PNG':
                 img.verify()  # the checksums, which `load` does not look at
                 img = Image.open(io.BytesIO(data), formats=PICTURES); img.load()
-    except Image.DecompressionBombError: raise InputError(f'{path}: unfolds to more pixels than any radiograph has') from None
+    except Image.DecompressionBombError: raise InputError(f'{path}: unfolds to more pixels than any radiograph has; give the original image') from None
     except UnidentifiedImageError: raise InputError(f'{path}: is neither a DICOM file nor a PNG; give a CR or DX image, or a 16-bit PNG') from None
     except Exception: raise InputError(f'{path}: {DAMAGED}') from None
     return img
 
-# %% ../../nbs/03b_radiograph.ipynb #28d6e9a7
+# %% ../../nbs/03b_radiograph.ipynb #0d79c06e
 def _read_png(path, data, geometry_json=None, view=None, scale=None):
     img, (g, entry), assumed = open_png(path, data), _entry(path, geometry_json), []
     eight = img.mode in ('L', 'P', '1')
@@ -301,7 +301,7 @@ def _read_png(path, data, geometry_json=None, view=None, scale=None):
     if eight and not (entry or scale): raise InputError(f'{path}: is an 8-bit picture; its grey levels went through an unknown curve. Give the CR or DX image or a 16-bit PNG (from Python: scale=, if you know the line integral of a grey level)')
     if eight and entry: raise InputError(f'{path}: has 8 bits, but was written with 16 (its geometry.json says how); the grey levels are lost. Take the file that `xray_ct drr` wrote, or the DICOM beside it')
     grey = np.asarray(img.convert('L') if img.mode in ('P', '1') else img)
-    if grey.min() == grey.max(): raise InputError(f'{path}: every pixel is the same; it is no radiograph')
+    if grey.min() == grey.max(): raise InputError(f'{path}: every pixel is the same; it is no radiograph, so give the original image')
     if entry:
         if grey.shape != tuple(g.det_shape): raise InputError(f'{path}: has {grey.shape[0]}×{grey.shape[1]} pixels, its geometry.json speaks of {g.det_shape[0]}×{g.det_shape[1]}; they do not belong together')
         view = entry['view'] if view is None else view
