@@ -8,7 +8,7 @@ __all__ = ['FRACTIONS', 'FINEST', 'FORMAT', 'TO_LPS', 'KEEP', 'hash_unit', 'spli
            'CTDataset', 'whole_grid', 'vary_picture', 'read_paired', 'find_cases', 'prepare_cases', 'prepare_parts',
            'Cohort', 'Targets', 'cache_files']
 
-# %% ../../nbs/05_cohort.ipynb #1dcb2355
+# %% ../../nbs/05_cohort.ipynb #45b32c44
 import hashlib, json, math, re, sys
 from collections import Counter
 from contextlib import contextmanager
@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from fastcore.basics import patch
 from safetensors.torch import save_file
-from ..files import InputError, staged
+from ..files import InputError, check_file, staged
 from ..projector import Geometry, Projector, add_noise, hu_to_mu
 from ..volume import AIR, Volume, Window
 from .dicom import find_cts, read_ct
+from .radiograph import open_png
 
 # %% ../../nbs/05_cohort.ipynb #28e227b5
 FRACTIONS = dict(train=.75, valid=.15, test=.10)
@@ -110,9 +111,9 @@ class CohortConfig:
         mode, det = ('parallel', self.size) if self.xrays == 'grid' else ('cone', self.det)
         return Geometry.for_field(self.size*self.spacing, self.size, det, sdd=self.sdd, sid=self.sid, views=self.views, mode=mode)
 
-# %% ../../nbs/05_cohort.ipynb #5067c702
+# %% ../../nbs/05_cohort.ipynb #0fa6d6f9
 FINEST = 4  # voxels finer than a quarter of the target's are averaged to that: the detector can't see them
-FORMAT = 2  # raise it when the files change: old ones are then left alone
+FORMAT = 3  # raise it when the files change: old ones are then left alone
 
 def reach(config):
     "How far from the isocentre, along each axis of the patient, a moved item can look: mm."
@@ -140,7 +141,7 @@ def cache_name(case, config):
     what = [str(case.path.resolve()), _stamp(case.path), config.size, config.spacing, config.xrays == 'full' or reach(config), FINEST, FORMAT]
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', case.patient)[:60]}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]}.safetensors"
 
-# %% ../../nbs/05_cohort.ipynb #c7d54942
+# %% ../../nbs/05_cohort.ipynb #b4433d2e
 def _box(vol, config):
     "The voxels that items can need, as they are: a crop of whole voxels around the field (all of them for `full`)."
     center, finest = vol.body_center(), config.spacing/FINEST
@@ -156,11 +157,12 @@ class Unusable(InputError):
     "A CT that can't be used: a cohort leaves it out and names it."
 
 def _whole(file):
-    "Is a cache file there and complete? A damaged one is removed, to be made again."
-    if not file.exists(): return False
+    "Is a cache file there and complete? What is damaged is replaced when it is made again."
+    if not file.is_file(): return False
     try:
-        with safe_open(file, 'pt') as f: return 'case' in f.metadata()
-    except Exception: file.unlink(missing_ok=True); return False
+        with safe_open(file, 'pt') as f: meta, kinds = json.loads(f.metadata()['case']), {(s.get_dtype(), tuple(s.get_shape())) for s in map(f.get_slice, f.keys())}
+        return kinds == {('I16', tuple(meta['shape']))} and abs(np.linalg.det(np.array(meta['affine'], float).reshape(4, 4))) > 0
+    except Exception: return False
 
 def prepare_case(case, config, cache):
     "Write one CT's cache file unless it is there; returns the case with its file."
@@ -170,7 +172,7 @@ def prepare_case(case, config, cache):
         except InputError as e: raise Unusable(str(e) if str(case.path) in str(e) else f'{case.path}: {e}') from None
         # on its own grid with the target's blur: `onto` a grid of target spacing would also interpolate
         smooth = vol.blur([0.4*config.spacing if config.spacing > s*1.001 else 0. for s in vol.spacing])
-        meta = dict(patient=case.patient, source=case.path.name, spacing=list(vol.spacing), affine=vol.affine.tolist(), center=list(center))
+        meta = dict(patient=case.patient, source=case.path.name, spacing=list(vol.spacing), affine=vol.affine.tolist(), shape=list(vol.shape), center=list(center))
         with staged(file) as f:
             i16 = lambda v: torch.from_numpy(np.clip(np.rint(v.array), -32768, 32767).astype(np.int16))
             save_file(dict(hu=i16(vol), smooth=i16(smooth)), f, metadata={'case': json.dumps(meta)})
@@ -311,16 +313,15 @@ def vary_picture(
     if augment and config.gain: lines = lines - torch.log(1 + config.gain*(2*torch.rand(1, generator=g) - 1))
     return add_noise(lines, photons=config.photons, generator=g) if config.photons else lines
 
-# %% ../../nbs/05_cohort.ipynb #56190540
+# %% ../../nbs/05_cohort.ipynb #0970c77d
 def read_paired(case, config, geometry):
     "The pre-rendered pictures beside a CT: (V, h, w) line integrals."
-    from PIL import Image
     out = []
     for view in config.views:
         file = case.path.parent/f'{case.path.name.split(".")[0]}_{view}_drr.png'
         if not file.exists(): raise InputError(f'{file}: no such picture; pre-rendered pairs are named ID/ID_<view>_drr.png beside ID/ID.nii.gz')
-        img = np.asarray(Image.open(file))
-        if img.ndim != 2: raise InputError(f'{file}: is a colour picture; a grey one is needed')
+        img = np.asarray(open_png(file, check_file(file, 1 << 30).read_bytes()))
+        if img.ndim != 2: raise InputError(f'{file}: is a colour picture or no PNG; a grey PNG is needed')
         white = np.iinfo(img.dtype).max if img.dtype.kind == 'u' else 65535
         x = torch.from_numpy((img.astype(np.float32)/white)[::-1 if config.vertical_flip else 1].copy())
         out.append(F.interpolate(x[None, None], geometry.det_shape, mode='area')[0, 0]*config.paired_white)
