@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['presets', 'models', 'cohorts', 'RunConfig', 'preset_of', 'with_settings', 'Reseed', 'learning_rate', 'Schedule',
-           'averaged', 'EMA', 'Diverged', 'Guard', 'psnr', 'Score', 'Gate', 'EpochLog', 'live_line', 'Bar',
-           'save_tensors', 'read_tensors', 'State', 'SaveBest', 'model_page', 'Page', 'tune_allocator', 'fit_base',
-           'measure_floors', 'build', 'stage_before', 'model_config', 'learner', 'criterion', 'Penalty', 'GiveXrays',
-           'tracker', 'fit']
+           'averaged', 'EMA', 'Accumulate', 'Diverged', 'Guard', 'psnr', 'Score', 'Gate', 'EpochLog', 'live_line',
+           'Bar', 'save_tensors', 'read_tensors', 'State', 'SaveBest', 'model_page', 'Page', 'tune_allocator',
+           'fit_base', 'measure_floors', 'build', 'stage_before', 'model_config', 'learner', 'criterion', 'Penalty',
+           'GiveXrays', 'tracker', 'fit', 'rehearsal']
 
-# %% ../nbs/21_training.ipynb #5e5a751d
+# %% ../nbs/21_training.ipynb #7e38dd82
 import csv, ctypes, hashlib, json, os, platform, random, re, shutil, sys, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, asdict, fields, replace
@@ -21,37 +21,43 @@ from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from fastai.basics import Callback, Learner, Adam, set_seed
-from fastai.callback.core import CancelFitException, CancelTrainException
+from fastai.callback.core import CancelBatchException, CancelFitException, CancelTrainException
 from fastai.callback.schedule import SchedCos
 from fastai.metrics import ValueMetric
 from .files import InputError, staged, write_json, read_json, _explain
 from .provenance import provenance
 from .volume import Window
 from .losses import ReconstructionLoss
+from .projector import Geometry
 from .data.cohort import Cohort, CohortConfig
 from .data.pairs import PairCohort, PairConfig
 from .models.base import Ridge, mean_volume
 from .models.direct import DirectModel, direct_preset
 from .models.hybrid import hybrid_preset
 from .models.cascade import DiffusionLoss, cascade_preset, kinds
+from .models.progressive import progressive_preset
 from .models.thin import SliceLoss, ThinNet, thin_preset
+from .models.latent import LatentLoss, LatentModel, latent_preset, vae_config
 from .blocks.monitor import FeatureMonitor
 from .ranks import Together, agreed, first_then_rest, in_order, joined, rank, shared, world
 from . import figures
 try: import fcntl
 except ImportError: fcntl = None  # not on Windows
 
-# %% ../nbs/21_training.ipynb #33b588cf
+# %% ../nbs/21_training.ipynb #d9fbeb22
 @dataclass(frozen=True)
 class RunConfig:
     "Everything that decides how a run ends, besides the data themselves."
     model: str = 'direct' # a name in `models`
     preset: str = 'tiny' # its size
-    previous: str = '' # folder of the trained stage before, of a cascade's later stages
+    previous: str = '' # folder of a trained run: the stage before, of a cascade's later stages; a progressive network begins with the stages of one of fewer
+    autoencoder: str = '' # of latent diffusion: MAISI's checkpoint, or the folder of a `MaisiVAE`; '': a small one is trained first …
+    autoencoder_steps: int = 1000 # … for so many steps
     epochs: int = 0 # length in epochs …
     minutes: float = 0. # … or in minutes; one of the two
     passes: int = 1 # times an epoch goes through the training patients
     batch_size: int = 4 # patients a step, of all processes together
+    accumulate: int = 1 # batches whose gradients make one step
     lr: float = 1.5e-3 # its peak
     warmup: float = .05 # share of the run in which the rate rises
     weight_decay: float = .02
@@ -74,16 +80,16 @@ class RunConfig:
         if self.cohort is None or isinstance(self.cohort, dict): object.__setattr__(self, 'cohort', kind(**(self.cohort or {})))
         if not isinstance(self.cohort, kind): raise InputError(f'{self.model} is trained on a {kind.__name__}, not on a {type(self.cohort).__name__}')
         if (self.epochs > 0) == (self.minutes > 0): raise InputError('give the length of the run either in epochs or in minutes')
-        for k in ('passes', 'batch_size'):
+        for k in ('passes', 'batch_size', 'accumulate'):
             if getattr(self, k) < 1: raise InputError(f'{k}={getattr(self, k)}: at least 1 is needed')
         for k in ('warmup', 'ema'):
             if not 0 <= getattr(self, k) < 1: raise InputError(f'{k}={getattr(self, k)}: must be from 0 up to, but not including, 1')
         if self.track not in ('', 'tensorboard', 'wandb'): raise InputError(f"track={self.track!r}: there are 'tensorboard' and 'wandb', and '' for neither")
         if not 0 < self.lr < float('inf'): raise InputError(f'lr={self.lr}: the learning rate must be above 0')
 
-presets = dict(direct=direct_preset, hybrid=hybrid_preset, cascade=cascade_preset, thin=thin_preset)
-models = {k: (presets[k], cls) for k, cls in dict(kinds, thin=ThinNet).items()}  # name → (preset → config, class)
-cohorts = dict.fromkeys(kinds, (CohortConfig, Cohort)) | dict(thin=(PairConfig, PairCohort))
+presets = dict(direct=direct_preset, hybrid=hybrid_preset, cascade=cascade_preset, progressive=progressive_preset, thin=thin_preset, latent=latent_preset)
+models = {k: (presets[k], cls) for k, cls in dict(kinds, thin=ThinNet, latent=LatentModel).items()}  # name → (preset → config, class)
+cohorts = dict.fromkeys(kinds, (CohortConfig, Cohort)) | dict.fromkeys(('thin', 'latent'), (PairConfig, PairCohort))
 
 def preset_of(config): # → the model's config
     "The preset of a run; X-ray models are made for the cohort's geometry."
@@ -152,10 +158,10 @@ class Schedule(Callback):
     def after_epoch(self):
         if self.config.minutes and agreed(self.share()) >= 1: self.learn.finished = True
 
-# %% ../nbs/21_training.ipynb #6c8999c4
+# %% ../nbs/21_training.ipynb #e65c63d1
 def _trained(model):
-    "What training changes: parameters and running statistics. The ridge base is fitted before and never changes."
-    return {k: t for k, t in model.state_dict(keep_vars=True).items() if 'ridge.' not in k}
+    "What training changes: parameters and running statistics. The ridge base, or an autoencoder, is fitted before and never changes."
+    return {k: t for k, t in model.state_dict(keep_vars=True).items() if 'ridge.' not in k and not k.startswith(model.fixed)}
 
 def averaged(model): return {k: t for k, t in _trained(model).items() if t.is_floating_point()}
 
@@ -167,7 +173,7 @@ class EMA(Callback):
         self.live = averaged(self.model)
         if self.mean is None: self.mean = {k: p.detach().clone() for k, p in self.live.items()}
     def after_batch(self):
-        if not self.training: return
+        if not self.training or getattr(self.learn, 'held', False): return
         self.n += 1
         d = min(self.decay, (1 + self.n)/(10 + self.n))  # short memory first, or the start lingers
         torch._foreach_lerp_(list(self.mean.values()), [self.live[k].detach() for k in self.mean], 1 - d)
@@ -175,6 +181,17 @@ class EMA(Callback):
         for k, p in self.live.items(): p.data, self.mean[k] = self.mean[k], p.data
     def before_validate(self): self.swap()
     def after_validate(self): self.swap()
+
+# %% ../nbs/21_training.ipynb #8d694cc3
+class Accumulate(Callback):
+    "A step after every n batches, and after the last of an epoch, so that an epoch leaves nothing behind."
+    order = 11  # after what is added to a loss, before the guard looks at a step's gradient
+    def __init__(self, n): self.n = n
+    def after_loss(self):
+        if self.training: self.learn.loss_grad = self.learn.loss_grad/min(self.n, self.n_iter - self.iter//self.n*self.n)
+    def before_step(self):
+        self.learn.held = (self.iter + 1) % self.n > 0 and self.iter + 1 < self.n_iter
+        if self.held: raise CancelBatchException()  # fastai's way to keep the gradients
 
 # %% ../nbs/21_training.ipynb #0389c772
 class Diverged(InputError, FloatingPointError):
@@ -310,16 +327,18 @@ class State(Callback):
         if not rank(): save_tensors(self.file, self.tensors(), dict(epoch=self.epoch + 1, used=self.schedule.spent, best=self.best, ema=self.ema.n, rows=self.log.rows, opt=opt))
         if getattr(self.learn, 'finished', False): raise CancelFitException()
 
-# %% ../nbs/21_training.ipynb #41d9d608
+# %% ../nbs/21_training.ipynb #ad134bf1
 @patch
 def restore(self:State, learn):
     "Put a saved state into the learner; returns the epoch to go on with, 0 for a fresh start."
     if not self.file.exists(): return 0
     tensors, head = read_tensors(self.file)
-    try:
-        for k, t in _trained(learn.model).items(): t.data.copy_(tensors[f'model/{k}'])
-        self.ema.mean = {k: tensors[f'ema/{k}'].to(t.device) for k, t in averaged(learn.model).items()}
-    except (KeyError, RuntimeError): raise InputError(f'{self.file}: belongs to another model; choose another run folder') from None
+    if spoilt := [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]: raise InputError(f'{self.file}: {spoilt[0]} holds NaN or infinite values; the file is damaged, so remove the run folder to start over')
+    mine = {k: tuple(t.shape) for k, t in _trained(learn.model).items()}
+    if mine != {k[6:]: tuple(t.shape) for k, t in tensors.items() if k.startswith('model/')} or set(head) < {'opt', 'best', 'ema', 'rows', 'used', 'epoch'}:
+        raise InputError(f'{self.file}: belongs to another model; choose another run folder')
+    for k, t in _trained(learn.model).items(): t.data.copy_(tensors[f'model/{k}'])
+    self.ema.mean = {k: tensors[f'ema/{k}'].to(t.device) for k, t in averaged(learn.model).items()}
     learn.create_opt()
     moments = lambda i, p: {k.split('/')[2]: v.to(p.device) for k, v in tensors.items() if k.startswith(f'opt/{i}/')}
     state = learn.opt.state_dict()
@@ -403,7 +422,7 @@ def measure_floors(model, mean, valid):
     a, b = torch.tensor(scores).mean(0).tolist()
     return dict(mean_volume_psnr=a, base_psnr=None if model.config.base == 'none' else b)
 
-# %% ../nbs/21_training.ipynb #ad9487b7
+# %% ../nbs/21_training.ipynb #d17518eb
 def build(
     config:RunConfig,
     cohort:Cohort,
@@ -414,12 +433,13 @@ def build(
     set_seed(config.seed)
     before = stage_before(config, run)
     model = models[config.model][1](model_config(config, before))
-    if before: model.set_previous(_kept(before, run))
+    if before: (model.set_previous if config.model == 'cascade' else model.begin_with)(_kept(before, run))
     file = Path(run)/'base.safetensors' if run else None
     if file and file.exists(): return model, _read_base(model, file)
     floors = model.floors(cohort) if hasattr(model, 'floors') else measure_floors(model, fit_base(model, cohort, base_cases), cohort.dataset('valid'))
+    if hasattr(model, 'fit_vae'): model.fit_vae(cohort, config.autoencoder, config.autoencoder_steps, config.seed)
     if hasattr(model, 'measure_std'): model.measure_std(cohort.dataset('train', augment=True, seed=config.seed))
-    tensors = {k: v for k, v in model.state_dict().items() if k.startswith('ridge.') or k in ('mean', 'residual_std')}
+    tensors = {k: v for k, v in model.state_dict().items() if k.startswith(('ridge.', *model.fixed)) or k in ('mean', 'residual_std')}
     if file: save_tensors(file, tensors or {'none': torch.zeros(1)}, dict(floors=floors, ridge=model.ridge.config() if model.ridge is not None else None))
     return model, floors
 
@@ -431,6 +451,7 @@ def _read_base(model, file):
         model.set_base(base)
     elif 'mean' in tensors: model.set_base(tensors['mean'])
     if 'residual_std' in tensors: model.residual_std.copy_(tensors['residual_std'])
+    model.load_state_dict({k: v for k, v in tensors.items() if k.startswith(model.fixed)}, strict=False)
     return head['floors']
 
 def stage_before(config, run):
@@ -452,16 +473,18 @@ def model_config(
 ): # the model's config
     "Preset, settings, and what stands before."
     changes, before = {'kev': config.cohort.kev} if hasattr(config.cohort, 'kev') else {}, before or config.previous
+    if config.model == 'latent' and config.autoencoder: changes['vae'] = vae_config(config.autoencoder)
     if before:
-        if config.model != 'cascade': raise InputError(f"previous={before}: only a cascade's stage has one before it; use model='cascade'")
+        if config.model not in ('cascade', 'progressive'): raise InputError(f"previous={before}: only a cascade's stage has one before it, and a progressive network may begin with another's stages; use model='cascade' or 'progressive'")
         d = read_json(Path(before)/'config.json')
         if not isinstance(d, dict) or d.get('kind') not in kinds: raise InputError(f'{before}: holds no model that may stand before a stage ({", ".join(kinds)})')
-        changes |= dict(base='previous', previous=dict(kind=d['kind'], model=d['model']))
+        if config.model == 'cascade': changes |= dict(base='previous', previous=dict(kind=d['kind'], model=d['model']))
+        elif d['kind'] != 'progressive': raise InputError(f"{before}: holds a {d['kind']} model; a progressive network begins with a progressive one's stages")
     return replace(preset_of(config), **{**changes, **config.settings})
 
 
 
-# %% ../nbs/21_training.ipynb #1403bc62
+# %% ../nbs/21_training.ipynb #028b9736
 def learner(
     config:RunConfig,
     cohort:Cohort,
@@ -478,6 +501,7 @@ def learner(
     cbs = [reseed, GiveXrays(), Penalty(), schedule, ema, Guard(config.clip), score, Gate(score, floor, floors['base_psnr']), log, SaveBest(run, score, state), state, Bar(schedule)]
     if hasattr(model, 'encoder'): cbs.append(FeatureMonitor())
     if world() > 1: cbs.append(Together())
+    if config.accumulate > 1: cbs.append(Accumulate(config.accumulate))
     if config.figures and hasattr(model, 'geometry') and not rank(): cbs.append(Page(run/'figures', ema, score, floor))
     if config.track and not rank(): cbs.append(tracker(config, run))
     learn = Learner(dls, model.to(device), loss_func=loss, opt_func=partial(Adam, decouple_wd=True), lr=config.lr, wd=config.weight_decay, cbs=cbs, metrics=ValueMetric(score.mean, 'psnr_range2000'))
@@ -488,12 +512,13 @@ def learner(
 def criterion(config, model):
     "What a run minimises."
     if isinstance(model, ThinNet): return SliceLoss(config.l1, config.mse)
+    if isinstance(model, LatentModel): return LatentLoss()
     weights = dict(l1=config.l1, mse=config.mse, ssim=config.ssim, projection=config.projection or .3*model.config.use_physics_loss)
-    loss = partial(DiffusionLoss, weights['projection']) if model.needs_target else partial(ReconstructionLoss, **weights)
+    loss = partial(DiffusionLoss, weights['projection']) if config.model == 'cascade' else partial(ReconstructionLoss, **weights)
     return loss(projector=model.projector, kev=config.cohort.kev)
 
 class Penalty(Callback):
-    "Add what a part of the model asks of itself (learnt depth boundaries: the pull to the anatomical ones)."
+    "Add what a part of the model asks of itself (learnt depth boundaries: the pull to the anatomical ones; stages of a progressive one: their share of the loss)."
     def after_loss(self):
         pull = self.model.take_penalty() if self.training and hasattr(self.model, 'take_penalty') else None
         if pull is not None: self.learn.loss_grad = self.learn.loss_grad + pull; self.learn.loss = self.learn.loss_grad.clone()
@@ -613,3 +638,30 @@ def _same_patients(run, done, info):
     differ = sorted({p for n, now in info['patients'].items() for p in set(now) ^ set(done['patients'].get(n, []))})
     if differ: raise InputError(f'{run}: was begun with other patients ({len(differ)} differ: {", ".join(differ[:3])}{"…"*(len(differ) > 3)}); give the same CTs to resume, or choose another folder')
     if done.get('cases', info['cases']) != info['cases']: raise InputError(f'{run}: was begun with {done["cases"]} CTs, now there are {info["cases"]}; give the same CTs to resume, or choose another folder')
+
+# %% ../nbs/21_training.ipynb #62fb4ba9
+def rehearsal(
+    config:RunConfig,
+    model=None, # the model's config; default: what the run says
+    cases=256, # training CTs that a ridge base keeps
+)->dict: # model, inputs, loss and copies, as `memory.vet` takes them
+    "One training step of a run, without data."
+    c, (_, cls), B, kept = model or model_config(config), models[config.model], config.batch_size, {}
+    def made():
+        net = kept['net'] = cls(c)
+        root = net.root.config
+        if getattr(root, 'base', '') == 'ridge':
+            g = Geometry.from_dict(root.geometry)
+            net.root.ridge = Ridge(cases, (len(g.views), *g.det_shape), g.vol_shape, stride=root.work_stride, half=True)
+        kept['loss'] = criterion(config, net)
+        return net
+    if isinstance(p := config.cohort, PairConfig):
+        n, m = p.slices, int(p.slices/min(p.ratios))
+        inputs, target, given = dict(thick=(B, 1, m, p.crop, p.crop), operators=(B, 4, n, m), places=(B, n, 3)), (B, 1, n, p.crop, p.crop), None
+    else:
+        g = Geometry.from_dict(c.geometry)
+        given, target = (B, len(g.views), *g.det_shape), (B, 1, *g.vol_shape)
+        inputs = dict(xrays=given)
+    if cls.needs_target: inputs['target'] = target
+    empty = lambda shape: None if shape is None else torch.zeros(shape)
+    return dict(model=made, inputs=inputs, loss=lambda out: kept['loss'](out, empty(target), empty(given)), copies=1)  # the moving average of the weights

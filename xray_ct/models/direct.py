@@ -338,7 +338,7 @@ def _tensors(path):
     except (SafetensorError, OSError, ValueError) as e:
         raise InputError(f'{path}: not a complete safetensors file ({str(e)[:80]}). A pickle renamed is refused too; give the folder that training wrote.') from None
 
-# %% ../../nbs/15_direct.ipynb #39dfd8b1
+# %% ../../nbs/15_direct.ipynb #1e91a4f6
 @patch(cls_method=True)
 def load(cls:Stored,
     folder,       # what `save` wrote
@@ -353,8 +353,8 @@ def load(cls:Stored,
     except TypeError as e: raise InputError(f'{path}: {e}') from None
     if d.get('ridge'): model.root.ridge = Ridge(**d['ridge'])
     own = model.state_dict()
-    wrong = sorted(k for k in own.keys() | tensors.keys() if k not in own or k not in tensors or own[k].shape != tensors[k].shape)
-    if wrong: raise InputError(f"{weights}: {len(wrong)} tensors do not fit config.json ({', '.join(wrong[:3])}…): these are the weights of another config.")
+    wrong = sorted(k for k in own.keys() | tensors.keys() if k not in own or k not in tensors or own[k].shape != tensors[k].shape or own[k].dtype != tensors[k].dtype)
+    if wrong: raise InputError(f"{weights}: {len(wrong)} tensors do not fit config.json ({', '.join(wrong[:3])}…): these are the weights of another config; give the folder that training wrote.")
     if written and json.loads(written) != d: raise InputError(f'{weights}: was written with another config than the config.json beside it; was that edited, or taken from another run?')
     model.load_state_dict(tensors)
     return model.to(device).eval()
