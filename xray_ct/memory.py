@@ -351,7 +351,11 @@ def _prepare(model, tracker, plan): # → the optimizer
         else: tracker.see(p.grad).kind = 'gradients'
     return opt
 
-# %% ../nbs/14b_memory.ipynb #49798321
+# %% ../nbs/14b_memory.ipynb #593a9037
+def _backward(value):
+    "`value.backward()` without its detour through function modes: it would suspend `LikeCuda`, and blocks would be recomputed in other types."
+    torch.autograd.Variable._execution_engine.run_backward((value,), (torch.ones_like(value),), False, False, (), allow_unreachable=True, accumulate_grad=True)
+
 def _step(model, inputs, loss, tracker, plan):
     "One step under the tracker."
     opt = _prepare(model, tracker, plan)
@@ -363,7 +367,7 @@ def _step(model, inputs, loss, tracker, plan):
             out = model(**inputs) if isinstance(inputs, dict) else model(*inputs)
             if plan.train: value = (loss or _mean)(out)
         if plan.train:
-            tracker.start('backward'); value.backward()
+            tracker.start('backward'); _backward(value)
             for p in model.parameters():
                 if p.grad is not None: tracker.see(p.grad).kind = 'gradients'
             tracker.start('optimizer')
