@@ -158,10 +158,10 @@ class Schedule(Callback):
     def after_epoch(self):
         if self.config.minutes and agreed(self.share()) >= 1: self.learn.finished = True
 
-# %% ../nbs/21_training.ipynb #e65c63d1
+# %% ../nbs/21_training.ipynb #a849e9f7
 def _trained(model):
     "What training changes: parameters and running statistics. The ridge base, or an autoencoder, is fitted before and never changes."
-    return {k: t for k, t in model.state_dict(keep_vars=True).items() if 'ridge.' not in k and not k.startswith(model.fixed)}
+    return {k: t for k, t in model.state_dict(keep_vars=True).items() if 'ridge.' not in k and not k.startswith(getattr(model, 'fixed', ()))}
 
 def averaged(model): return {k: t for k, t in _trained(model).items() if t.is_floating_point()}
 
@@ -422,7 +422,7 @@ def measure_floors(model, mean, valid):
     a, b = torch.tensor(scores).mean(0).tolist()
     return dict(mean_volume_psnr=a, base_psnr=None if model.config.base == 'none' else b)
 
-# %% ../nbs/21_training.ipynb #d17518eb
+# %% ../nbs/21_training.ipynb #cfe8dfa8
 def build(
     config:RunConfig,
     cohort:Cohort,
@@ -451,7 +451,7 @@ def _read_base(model, file):
         model.set_base(base)
     elif 'mean' in tensors: model.set_base(tensors['mean'])
     if 'residual_std' in tensors: model.residual_std.copy_(tensors['residual_std'])
-    model.load_state_dict({k: v for k, v in tensors.items() if k.startswith(model.fixed)}, strict=False)
+    model.load_state_dict({k: v for k, v in tensors.items() if k.startswith(getattr(model, 'fixed', ()))}, strict=False)
     return head['floors']
 
 def stage_before(config, run):

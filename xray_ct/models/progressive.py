@@ -70,15 +70,16 @@ def _check(c):
     m = 2**(len(c.shapes) - 1)
     if any(s % m for s in whole): raise InputError(f'ProgressiveConfig: a volume of {whole} cannot be halved {len(c.shapes) - 1} times; every side must be a multiple of {m}.')
 
-# %% ../../nbs/18_progressive.ipynb #28343f92
+# %% ../../nbs/18_progressive.ipynb #da42a14b
 def progressive_preset(
-    name:str,   # 'lean', 'full' or 'reduced'
+    name:str,   # 'tiny', 'lean', 'full' or 'reduced'
     geometry,   # `Geometry` of the training X-rays
     **changes   # any field of `ProgressiveConfig`
 )->ProgressiveConfig:
     "A configuration by name."
     record = dict(channels=(16, 32, 64, 128, 128), rdbs=(0, 1, 1, 2, 2), growth=(0, 16, 24, 16, 8), layers=(0, 4, 4, 3, 3), refine=32, encoder_width=128, encoder_levels=3, lift_channels=16)
-    sizes = dict(lean={}, full=record, reduced={**record, 'rdbs': (0, 1, 1, 2, 0), 'refine': 0, 'encoder_width': 32})
+    tiny = dict(channels=(48, 32, 12, 8, 8), rdbs=(1, 1, 1, 0, 0), growth=(16, 12, 6, 0, 0), layers=(3, 3, 2, 0, 0), lift_channels=4)
+    sizes = dict(tiny=tiny, lean={}, full=record, reduced={**record, 'rdbs': (0, 1, 1, 2, 0), 'refine': 0, 'encoder_width': 32})
     if name not in sizes: raise InputError(f'The preset {name!r} is not known; choose one of {sorted(sizes)}.')
     return ProgressiveConfig.from_dict({'geometry': geometry.to_dict(), **sizes[name], **changes})
 
