@@ -216,7 +216,7 @@ def check_packed(path, start, n, name): # the file, where packed voxels begin, t
     except zlib.error: total = -1
     if total != n or not z.eof: raise InputError(f'{name}: is cut off or damaged; copy or download it again')
 
-# %% ../nbs/00_volume.ipynb #cc943d5a
+# %% ../nbs/00_volume.ipynb #857d1829
 FORMATS = ('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd')
 
 def _quiet(reader_of):
@@ -254,6 +254,7 @@ def read_image(path): # checked to be a file, with an ending in FORMATS
         return _quiet(r.Execute)
     except RuntimeError: raise InputError(f'{path}: cannot be read as a volume (its spacing, axes or size are nonsense, it is damaged, or no {path.suffixes[-1]} file); copy or export it again') from None
 
+# %% ../nbs/00_volume.ipynb #307ffd5d
 @patch(cls_method=True)
 def load(cls:Volume, path):
     "Read a NIfTI, NRRD or MHA file of HU. `InputError` names the file and what is wrong with it."
@@ -314,7 +315,7 @@ def blur(self:Volume, sigma): # mm along (D, H, W); 0 leaves an axis alone
         _add_shifted(out[d], term, kw, lambda k: wide[:, rw + k:rw + k + w])
     return self.with_array(out)
 
-# %% ../nbs/00_volume.ipynb #330ec95c
+# %% ../nbs/00_volume.ipynb #1318a048
 @patch
 def onto(self:Volume,
     shape, # (D, H, W) of the new grid
@@ -328,9 +329,10 @@ def onto(self:Volume,
     # how long a target voxel is along each source axis
     along = abs(np.linalg.inv(self.affine[:3, :3]/self.spacing) @ (np.asarray(affine)[:3, :3]/target)) @ np.diag(target)
     sigma = antialias*along.max(1)*(along.max(1) > np.array(self.spacing)*1.001)
-    img = self.blur(sigma).to_sitk()
-    like = Volume(np.zeros(shape, np.float32), affine=affine).to_sitk()
-    img = sitk.Resample(img, like, sitk.Transform(), sitk.sitkLinear, float(fill), sitk.sitkFloat32)
+    img = (self.blur(sigma) if sigma.any() else self).to_sitk()
+    A = np.asarray(affine, float)
+    img = sitk.Resample(img, [int(n) for n in shape[::-1]], sitk.Transform(), sitk.sitkLinear, A[:3, 3].tolist(), target[::-1].tolist(),
+                        (A[:3, :3]/target)[:, ::-1].ravel().tolist(), float(fill), sitk.sitkFloat32)
     return Volume(sitk.GetArrayFromImage(img), affine=affine, meta=self.meta)
 
 # %% ../nbs/00_volume.ipynb #8145bbe8
