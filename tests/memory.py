@@ -9,7 +9,7 @@ is the peak and the workspace, which oneDNN always uses. They must agree within 
 import os, re, subprocess, sys, time
 
 # name: preset, voxels a side, batch, checkpointing
-steps = dict(direct=('tiny', 128, 1, False), hybrid=('tiny', 128, 1, False), cascade=('vit', 64, 1, False), checkpointed=('tiny', 128, 1, True))
+steps = dict(direct=('tiny', 128, 1, False), hybrid=('tiny', 128, 1, False), cascade=('vit', 64, 1, False), progressive=('lean', 64, 2, False), checkpointed=('tiny', 128, 1, True))
 kind_of = lambda name: 'direct' if name == 'checkpointed' else name
 
 def step_of(name, size=None, batch=None): # a function that makes the model, inputs, loss

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'state', 'go_on', 'common', 'explain', 'main', 'check_places', 'drr', 'check_training', 'check_config', 'train',
-           'preprocess', 'train_slices', 'reconstruct', 'interpolate', 'score']
+           'preprocess', 'train_slices', 'vetted_run', 'vet', 'reconstruct', 'interpolate', 'score']
 
 # %% ../nbs/28_cli.ipynb #548ba7b9
 import re, sys
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 
-# %% ../nbs/28_cli.ipynb #4f274f13
+# %% ../nbs/28_cli.ipynb #eb531fd7
 app = typer.Typer(name='xray_ct', no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, context_settings=dict(help_option_names=['-h', '--help']),
     help='Two X-rays in, a CT volume out. Research software, not a medical device.\n\nA first round: xray_ct drr CT -o xrays; xray_ct train FOLDER -o run --minutes 30; xray_ct reconstruct xrays/ap.dcm xrays/lat.dcm -o out --weights run; xray_ct score out/ct.nii.gz CT\n\nThick CT slices in, thin ones out: xray_ct interpolate THICK -o OUT')
-state = dict(debug=False, stopped=False)
+state = dict(debug=False, stopped=0)  # stopped: by which signal
 
 def go_on():
     "Imports may swallow a Ctrl-C (a library's bare `except`): after them, ask whether there was one."
@@ -25,10 +25,10 @@ def go_on():
 def common(debug: Annotated[bool, typer.Option('--debug', help='Show the traceback of an error.')] = False): pass  # `main` has read it
 
 def explain(e):
-    "(exit code, what to say) of an exception: 2 where the user can do something about it, 130 where the user stopped it."
+    "(exit code, what to say) of an exception: 2 where the user can do something about it, 128 + the signal where he stopped it."
     from xray_ct.files import InputError
     text = re.sub(r'\.([^/]+)\.[a-z0-9_]{8}\.tmp/(?=\.?\1)', '', str(e))  # name the output, not the hidden places where it is built
-    if isinstance(e, KeyboardInterrupt): return 130, 'interrupted; nothing half-written is left'
+    if isinstance(e, KeyboardInterrupt): return 128 + (state['stopped'] or 2), 'interrupted; nothing half-written is left'
     if isinstance(e, (InputError, FloatingPointError)): return 2, text
     if 'os error 28' in text: return 2, 'the disk is full: free some space or choose another output folder'  # safetensors raises its own class
     if isinstance(e, OSError) and e.filename: return 2, f'{e.filename}: {e.strerror}; check the name and the disk'
@@ -37,8 +37,9 @@ def explain(e):
 
 def main():
     "The entry point: errors of the user's become one sentence and exit code 2."
+    for stream in (sys.stdout, sys.stderr): getattr(stream, 'reconfigure', lambda **_: None)(errors='backslashreplace')  # a terminal that can't show ü ends no finished job
     import signal
-    def stop(*_): state['stopped'] = True; raise KeyboardInterrupt
+    def stop(number, _): state['stopped'] = number; raise KeyboardInterrupt
     for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, stop)  # so that `kill` leaves as little behind as Ctrl-C
     state['debug'] = '--debug' in sys.argv
     if state['debug']: sys.argv = [a for a in sys.argv if a != '--debug']  # before or after the command
@@ -46,8 +47,10 @@ def main():
         if '' in sys.argv[1:]: from xray_ct.files import InputError; raise InputError('an argument is empty; is a shell variable not set?')
         app(prog_name='xray_ct')
     except SystemExit as e:  # Typer has caught the Ctrl-C
-        if e.code == 130: print(f'xray_ct: {explain(KeyboardInterrupt())[1]}', file=sys.stderr)
-        raise
+        if e.code != 130: raise
+        code, text = explain(KeyboardInterrupt())
+        print(f'xray_ct: {text}', file=sys.stderr)
+        sys.exit(code)
     except (KeyboardInterrupt, Exception) as e:
         if state['debug']: import traceback; traceback.print_exc()
         code, text = explain(e)
@@ -59,7 +62,7 @@ def check_places(out, inputs, result=None, overwrite=False): # result: a file by
     from xray_ct.files import InputError
     inputs = [p for p in inputs if p is not None]
     try:
-        if absent := [p for p in inputs if not p.exists()]: raise InputError(f'{absent[0]}: no such file or folder')
+        if absent := [p for p in inputs if not p.exists()]: raise InputError(f'{absent[0]}: no such file or folder; check the name')
         here = out.resolve()
         for p in (*inputs, Path()):
             if here in (p.resolve(), *p.resolve().parents): raise InputError(f'{out}: holds {"the current folder" if p == Path() else f"the input {p}"}; choose a new folder for the output')
@@ -104,13 +107,14 @@ def drr(
         write_xrays(folder, lines, g, source=vol.meta, made=made)
     print(f'{out}: {", ".join(map(str, g.views))} of {size}×{size} pixels of {g.pixel[0]:.3g} mm; line integrals up to {lines.max():.2f}')
 
-# %% ../nbs/28_cli.ipynb #bfbddf72
-def check_training(cts, out, set_, epochs, minutes): # → the settings of --set
+# %% ../nbs/28_cli.ipynb #6e5b2008
+def check_training(cts, out, set_, epochs, minutes, processes=1): # → the settings of --set
     "What every training command asks, before anything heavy is imported."
     from xray_ct.files import InputError
     pairs = [s.partition('=') for s in set_ or []]
     if bad := [k for k, eq, _ in pairs if not eq]: raise InputError(f'--set {bad[0]}: write KEY=VALUE')
     if (epochs > 0) == (minutes > 0): raise InputError('give --minutes or --epochs, one of the two')
+    if processes < 1: raise InputError(f'--processes {processes}: at least 1')
     if not cts.is_dir(): raise InputError(f'{cts}: no such folder')
     check_places(out, [cts])
     if out.is_dir() and not (out/'run.json').is_file() and (other := sorted(p.name for p in out.iterdir() if p.name != 'cache' and not p.name.startswith('.'))):
@@ -133,14 +137,14 @@ def check_config(config, run): # RunConfig, the run's folder
     except InputError: raise
     except Exception as e: raise InputError(f'these settings do not make a model ({str(e)[:200]}); check --size, --spacing and --set') from None
 
-# %% ../nbs/28_cli.ipynb #0aed32eb
+# %% ../nbs/28_cli.ipynb #9ed5bffc
 @app.command()
 def train(
     cts: Annotated[Path, typer.Argument(metavar='CT_DIR', help='A folder of CTs: DICOM series, ZIPs, NIfTI, NRRD, MHA. A table patients.csv (file,patient,label) may say whose they are.')],
     out: Annotated[Path, typer.Option('-o', '--out', help='Folder of the run. The same command again resumes it.')],
-    model: Annotated[str, typer.Option(help='direct (regression), hybrid (regression with a transformer) or cascade (diffusion).')] = 'direct',
-    preset: Annotated[str, typer.Option(help='Its size: tiny (2 CPU cores), base (one GPU), reference; for a cascade tiny or vit.')] = 'tiny',
-    previous: Annotated[Optional[Path], typer.Option(metavar='RUN', help='Run of the stage before, for a later stage of a cascade: the same X-rays and field, fewer voxels.')] = None,
+    model: Annotated[str, typer.Option(help='direct (regression), hybrid (regression with a transformer), cascade (diffusion) or progressive (regression by doublings, up to 256³).')] = 'direct',
+    preset: Annotated[str, typer.Option(help='Its size: tiny (2 CPU cores), base (one GPU), reference; for a cascade tiny or vit, progressive tiny, lean, reduced or full. Will it fit? `xray_ct vet`.')] = 'tiny',
+    previous: Annotated[Optional[Path], typer.Option(metavar='RUN', help='Run of the stage before, for a later stage of a cascade: the same X-rays and field, fewer voxels. Of a progressive network: begin with the weights of one of fewer stages.')] = None,
     size: Annotated[int, typer.Option(help='Voxels along each axis of the reconstructed cube.')] = 64,
     spacing: Annotated[float, typer.Option(help='Their size, mm.')] = 5.,
     xrays: Annotated[str, typer.Option(help='native: from the CT itself, cropped to the field; full: from the whole CT; grid: from the target (an inverse crime); paired: pictures beside the CTs.')] = 'native',
@@ -148,20 +152,23 @@ def train(
     epochs: Annotated[int, typer.Option(help='Or how many epochs (then a resumed run is identical to the last bit).')] = 0,
     seed: Annotated[int, typer.Option(help='Of everything random.')] = 0,
     cache: Annotated[Optional[Path], typer.Option(help='Where preprocessed CTs are kept; default: in the run.')] = None,
+    processes: Annotated[int, typer.Option(help='That share each batch, on this machine. For several GPUs; torchrun and accelerate launch will do as well.')] = 1,
     set_: Annotated[Optional[list[str]], typer.Option('--set', metavar='KEY=VALUE', help='Any field of the run, the cohort or the model, e.g. --set lr=1e-3 --set rotate=0.')] = None,
 ):
     "Train on a folder of CTs, then score on patients the model never saw, beside every baseline."
     from xray_ct.files import InputError
-    settings = check_training(cts, out, set_, epochs, minutes)
-    if model == 'thin': raise InputError('--model thin: slices are trained by `xray_ct train-slices`')
+    settings = check_training(cts, out, set_, epochs, minutes, processes)
+    if model in ('thin', 'latent'): raise InputError(f'--model {model}: slices are trained by `xray_ct train-slices`')
     from xray_ct.evaluate import as_markdown, evaluate, write_results
-    from xray_ct.training import CohortConfig, RunConfig, fit, models, with_settings, Cohort
+    from xray_ct.distributed import fit_by, rank
+    from xray_ct.training import CohortConfig, RunConfig, models, with_settings, Cohort
     go_on()
     if size < 1: raise InputError(f'--size {size}: must be 1 or more')
     config = RunConfig(model=model, preset=preset, previous=str(previous or ''), epochs=epochs, minutes=minutes, seed=seed, cohort=CohortConfig(size=size, spacing=spacing, xrays=xrays))
     config = with_settings(config, settings)
     check_config(config, out)
-    fit(config, cts, out, cache)
+    fit_by(processes, config, cts, out, cache)
+    if rank(): return  # of several, the first process scores
     if (out/'metrics.json').exists(): return print(f'{out}: already scored; see {out/"report.html"}')
     cohort = Cohort.prepare(cts, config.cohort, cache or out/'cache')
     net = models[config.model][1].load(out)
@@ -200,34 +207,102 @@ def preprocess(
     if cases and not ready: raise InputError(f'{cts}: none of its {len(cases)} CTs can be used')
     print(f'{cache}: {len(ready)} CTs ready, {len({c.file for c in ready} - before)} of them new' + (f'; {len(broken)} cannot be used' if broken else ''))
 
-# %% ../nbs/28_cli.ipynb #ba5c586a
+# %% ../nbs/28_cli.ipynb #dd37b760
 @app.command('train-slices')
 def train_slices(
     cts: Annotated[Path, typer.Argument(metavar='CT_DIR', help='A folder of thin CT series. Thin by measurement: a series that was interpolated teaches that interpolation.')],
     out: Annotated[Path, typer.Option('-o', '--out', help='Folder of the run. The same command again resumes it.')],
-    preset: Annotated[str, typer.Option(help='Size of the network: tiny (2 CPU cores) or base (one GPU).')] = 'tiny',
+    model: Annotated[str, typer.Option(help='thin (regression) or latent (diffusion in an autoencoder: see --vae).')] = 'thin',
+    preset: Annotated[str, typer.Option(help='Size of the network: tiny (2 CPU cores) or base (one GPU); latent: tiny, medium or large.')] = 'tiny',
+    vae: Annotated[Optional[Path], typer.Option(metavar='PATH', help="For latent: MAISI's checkpoint (its licence is its own) or the folder of an autoencoder; default: a small one is trained first.")] = None,
     ratios: Annotated[str, typer.Option(help='Thickness of the thick slices, in thin ones; several separated by commas. 5 mm from 1 mm: 5.')] = '2,3',
     minutes: Annotated[float, typer.Option(help='How long to train.')] = 0.,
     epochs: Annotated[int, typer.Option(help='Or how many epochs (then a resumed run is identical to the last bit).')] = 0,
     seed: Annotated[int, typer.Option(help='Of everything random.')] = 0,
     cache: Annotated[Optional[Path], typer.Option(help='Where preprocessed series are kept; default: in the run.')] = None,
+    processes: Annotated[int, typer.Option(help='That share each batch, on this machine. For several GPUs; torchrun and accelerate launch will do as well.')] = 1,
     set_: Annotated[Optional[list[str]], typer.Option('--set', metavar='KEY=VALUE', help='Any field of the run, the pairs or the network, e.g. --set lr=1e-3 --set crop=64.')] = None,
 ):
     "Train a network that makes thin slices of thick ones, for `interpolate --weights`; scored on patients it never saw."
-    settings = check_training(cts, out, set_, epochs, minutes)
+    from xray_ct.files import InputError
+    if model not in ('thin', 'latent'): raise InputError(f'--model {model}: there are thin and latent')
+    if vae and model != 'latent': raise InputError(f'--vae {vae}: belongs to --model latent')
+    if vae and not vae.exists(): raise InputError(f'{vae}: no such file or folder')
+    settings = check_training(cts, out, set_, epochs, minutes, processes)
     from xray_ct.files import write_json
     from xray_ct.interpolate import evaluate_net, load_net, scores_markdown
-    from xray_ct.training import PairCohort, RunConfig, fit, with_settings
+    from xray_ct.distributed import fit_by, rank
+    from xray_ct.training import PairCohort, RunConfig, with_settings
     go_on()
-    config = with_settings(RunConfig(model='thin', preset=preset, epochs=epochs, minutes=minutes, seed=seed, passes=8, figures=False), dict(ratios=ratios, **settings))
+    config = with_settings(RunConfig(model=model, preset=preset, autoencoder=str(vae or ''), epochs=epochs, minutes=minutes, seed=seed, passes=8, figures=False), dict(ratios=ratios, **settings))
     check_config(config, out)
-    fit(config, cts, out, cache)
+    fit_by(processes, config, cts, out, cache)
+    if rank(): return  # of several, the first process scores
     if (out/'metrics.json').exists(): return print(f'{out}: already scored; see {out/"metrics.json"}')
     found = evaluate_net(load_net(out), PairCohort.prepare(cts, config.cohort, cache or out/'cache'))
     write_json(out/'metrics.json', found)
     for r, f in found.items():
         print(f'\nslabs of {r} slices, {f["series"]} series it never saw\n\n{scores_markdown(f["scores"])}\n')
         print('network over {}: {:+.2f} dB (95 % between {:+.2f} and {:+.2f}, over patients)'.format(f['best_other'], *f['gain_db']))
+
+# %% ../nbs/28_cli.ipynb #6f0c3feb
+def vetted_run(what, size, spacing, batch, previous, set_): # → RunConfig, the model's config or None
+    "The run that MODEL:PRESET, a run's folder or a config.json speaks of."
+    from dataclasses import replace
+    from xray_ct.files import InputError, read_json
+    from xray_ct.training import CohortConfig, RunConfig, cohorts, models, with_settings
+    path = Path(what)
+    if path.exists():
+        if path.is_dir() and not (path/'config.json').is_file(): raise InputError(f'{path}: holds no config.json; give the folder of a run, or MODEL:PRESET')
+        d = read_json(path/'config.json' if path.is_dir() else path)
+        if d.get('kind') not in models: raise InputError(f'{path}: of kind {d.get("kind")!r}; there are {", ".join(models)}')
+        if size or set_: raise InputError(f'{path}: says its size and settings itself; leave out --size and --set, or give MODEL:PRESET')
+        return RunConfig(model=d['kind'], epochs=1, batch_size=batch), models[d['kind']][1].Config.from_dict(d['model'])
+    name, colon, preset = what.partition(':')
+    if not colon: raise InputError(f'{what}: no such file; give MODEL:PRESET such as direct:base, a config.json, or the folder of a run')
+    if name not in models: raise InputError(f'{what}: no model is called {name}; there are {", ".join(models)}')
+    pairs = [s.partition('=') for s in set_ or []]
+    if bad := [k for k, eq, _ in pairs if not eq]: raise InputError(f'--set {bad[0]}: write KEY=VALUE')
+    slices = cohorts[name][0] is not CohortConfig
+    cohort = None if slices else CohortConfig(size=size or 64, spacing=spacing or 320/(size or 64))
+    config = RunConfig(model=name, preset=preset, previous=str(previous or ''), epochs=1, batch_size=batch, cohort=cohort)
+    if slices and size: config = replace(config, cohort=replace(config.cohort, crop=size))
+    return with_settings(config, {k: v for k, _, v in pairs}), None
+
+# %% ../nbs/28_cli.ipynb #418308f8
+@app.command()
+def vet(
+    what: Annotated[str, typer.Argument(metavar='MODEL:PRESET', help='Such as direct:base, hybrid:tiny, cascade:vit, progressive:lean, thin:base or latent:medium; or a config.json, or the folder of a run.')],
+    size: Annotated[Optional[int], typer.Option(help='Voxels along each axis; of slices, pixels in plane. Default 64, of slices 48.')] = None,
+    spacing: Annotated[Optional[float], typer.Option(help='Their size, mm; default so that the field is 320 mm.')] = None,
+    batch: Annotated[int, typer.Option(help='CTs a step.')] = 1,
+    gpu: Annotated[str, typer.Option(help='Its memory, 24GB, or its name: A10, 4090, A6000, L40S, A100, H100, H200.')] = '24GB',
+    precision: Annotated[str, typer.Option(help='float32, or bf16 (autocast, what training uses on a GPU).')] = 'bf16',
+    checkpointing: Annotated[bool, typer.Option('--checkpointing', help='Recompute each block in the backward pass: a third more work, a fraction of the memory.')] = False,
+    blocks: Annotated[Optional[list[str]], typer.Option(metavar='NAME', help="Only of these, e.g. --blocks 'backbone.enc.0.*'. Several: repeat it.")] = None,
+    offload: Annotated[bool, typer.Option('--offload', help="The optimizer's state is in the computer's memory.")] = False,
+    predict: Annotated[bool, typer.Option('--predict', help='A prediction, not a training step.')] = False,
+    cases: Annotated[int, typer.Option(help='Training CTs, of which a ridge base keeps at most 256.')] = 256,
+    previous: Annotated[Optional[Path], typer.Option(metavar='RUN', help="Run of the stage before, for a later stage of a cascade.")] = None,
+    set_: Annotated[Optional[list[str]], typer.Option('--set', metavar='KEY=VALUE', help='Any field of the run, the cohort or the model, as for `train`.')] = None,
+):
+    """Will a training step fit on the card? Says what it holds at its highest, where, and what would make it fit.
+
+    The step runs on tensors without data, so no GPU is needed and nothing is trained. Exit code 0: it fits; 1: it does not; 2: a wrong argument.
+
+    Example: xray_ct vet progressive:lean --size 256 --gpu 24GB --set slab=32"""
+    from xray_ct.files import InputError
+    if batch < 1 or cases < 2: raise InputError(f'--batch {batch} --cases {cases}: at least one CT a step, and two for a ridge base')
+    if size is not None and size < 1: raise InputError(f'--size {size}: must be 1 or more')
+    import warnings; warnings.filterwarnings('ignore')
+    from xray_ct.memory import vet
+    from xray_ct.training import rehearsal
+    go_on()
+    step = rehearsal(*vetted_run(what, size, spacing, batch, previous, set_), min(cases, 256))
+    if predict: step['inputs'].pop('target', None)
+    found = vet(**step, gpu=gpu, precision=precision, checkpointing=blocks or checkpointing, offload=offload, train=not predict)
+    print(found)
+    if not found.fits: raise typer.Exit(1)
 
 # %% ../nbs/28_cli.ipynb #1ca7466a
 @app.command()
@@ -255,7 +330,7 @@ def reconstruct(
     print(f'{out}: {r.volume}; reprojection NRMSE {r.metrics["reprojection"]["nrmse"]:.2%}, consistency {r.metrics["consistency"]}')
     for a in r.metrics['assumed']: print(f'assumed: {a}')
 
-# %% ../nbs/28_cli.ipynb #55c7baaf
+# %% ../nbs/28_cli.ipynb #e85ea4e6
 @app.command()
 def interpolate(
     thick: Annotated[Path, typer.Argument(metavar='THICK', help='A CT of thick slices: a DICOM folder or ZIP, NIfTI, NRRD or MHA.')],
@@ -265,14 +340,16 @@ def interpolate(
     consistency: Annotated[bool, typer.Option('--consistency/--no-consistency', help='Averaging the thin slices gives the thick ones again.')] = True,
     thickness: Annotated[Optional[float], typer.Option(help='Of a thick slice, mm; default what the DICOM series says, else its spacing.')] = None,
     weights: Annotated[Optional[Path], typer.Option(metavar='RUN', help='Folder of a run that `xray_ct train-slices` made: its network in place of the method.')] = None,
+    vae: Annotated[Optional[Path], typer.Option(metavar='PATH', help="Of latent diffusion: MAISI's checkpoint, or the folder of an autoencoder, in place of the one stored with --weights.")] = None,
     thin: Annotated[Optional[Path], typer.Option(metavar='TRUTH', help='A thin series of the same scan, if there is one: scores are added, beside those of plain interpolation.')] = None,
-    samples: Annotated[int, typer.Option(help='Of a latent diffusion model in --weights: the result is the mean of so many.')] = 1,
+    samples: Annotated[int, typer.Option(help='Of a latent diffusion model in --weights: the result is the mean of so many, and spread.nii.gz says how far they are apart.')] = 1,
     series: Annotated[Optional[str], typer.Option(help='Which series of a DICOM folder that holds several.')] = None,
     overwrite: Annotated[bool, typer.Option('--overwrite', help='Replace the output folder.')] = False,
 ):
     "Thin CT slices from thick ones: a smooth guess, or with --weights a network's, that agrees with what was measured. Not for diagnosis."
     from xray_ct.files import InputError, staged
-    check_places(out, [thick, thin, weights], 'ct.nii.gz', overwrite)
+    check_places(out, [thick, thin, weights, vae], 'ct.nii.gz', overwrite)
+    if vae and weights is None: raise InputError(f'--vae {vae}: belongs to the latent diffusion model in --weights')
     from xray_ct.slab import METHODS
     if method not in METHODS: raise InputError(f'--method {method}: there are {", ".join(METHODS)}')
     if samples < 1 or (samples > 1 and weights is None): raise InputError(f'--samples {samples}: ' + ('at least 1' if samples < 1 else 'only latent diffusion in --weights draws samples'))
@@ -282,13 +359,13 @@ def interpolate(
         from xray_ct.data.dicom import read_ct
         from xray_ct.interpolate import covered, interpolate, load_net, save_slices, words
         go_on()
-        net = None if weights is None else load_net(weights)
+        net = None if weights is None else load_net(weights, vae)
         true, vol = None if thin is None else read_ct(thin), read_ct(thick, series=series)
-        try: result = interpolate(vol, spacing, method, consistency, thickness, net, samples, progress=True)
+        try: result, apart = interpolate(vol, spacing, method, consistency, thickness, net, samples, True, progress=True)
         except InputError as e: raise InputError(f'{thick}: {e}') from None
         try: true is None or covered(result, true)
         except InputError as e: raise InputError(f'{thin}: {e}') from None
-        found = save_slices(folder, vol, result, true)
+        found = save_slices(folder, vol, result, true, spread=apart)
     print(f'{out}: {words(found)}')
     if true is not None: print('\n'.join(f'{n:20} PSNR {s["psnr_3d_range2000"]:.2f} dB, MAE {s["mae_hu"]:.1f} HU' for n, s in {'this': found['scores'], **found['baselines']}.items()))
 

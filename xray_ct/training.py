@@ -9,7 +9,7 @@ __all__ = ['presets', 'models', 'cohorts', 'RunConfig', 'preset_of', 'with_setti
            'fit_base', 'measure_floors', 'build', 'stage_before', 'model_config', 'learner', 'criterion', 'Penalty',
            'GiveXrays', 'tracker', 'fit', 'rehearsal']
 
-# %% ../nbs/21_training.ipynb #7e38dd82
+# %% ../nbs/21_training.ipynb #78eaf922
 import csv, ctypes, hashlib, json, os, platform, random, re, shutil, sys, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, asdict, fields, replace
@@ -28,6 +28,7 @@ from .files import InputError, staged, write_json, read_json, _explain
 from .provenance import provenance
 from .volume import Window
 from .losses import ReconstructionLoss
+from .memory import checkpoint_blocks
 from .projector import Geometry
 from .data.cohort import Cohort, CohortConfig
 from .data.pairs import PairCohort, PairConfig
@@ -44,7 +45,7 @@ from . import figures
 try: import fcntl
 except ImportError: fcntl = None  # not on Windows
 
-# %% ../nbs/21_training.ipynb #d9fbeb22
+# %% ../nbs/21_training.ipynb #edaf3b3f
 @dataclass(frozen=True)
 class RunConfig:
     "Everything that decides how a run ends, besides the data themselves."
@@ -58,6 +59,7 @@ class RunConfig:
     passes: int = 1 # times an epoch goes through the training patients
     batch_size: int = 4 # patients a step, of all processes together
     accumulate: int = 1 # batches whose gradients make one step
+    checkpointing: str = '' # names of modules (with * and ?; commas between) computed again in the backward pass, or 'blocks'
     lr: float = 1.5e-3 # its peak
     warmup: float = .05 # share of the run in which the rate rises
     weight_decay: float = .02
@@ -484,7 +486,7 @@ def model_config(
 
 
 
-# %% ../nbs/21_training.ipynb #028b9736
+# %% ../nbs/21_training.ipynb #ff24eeb5
 def learner(
     config:RunConfig,
     cohort:Cohort,
@@ -502,6 +504,7 @@ def learner(
     if hasattr(model, 'encoder'): cbs.append(FeatureMonitor())
     if world() > 1: cbs.append(Together())
     if config.accumulate > 1: cbs.append(Accumulate(config.accumulate))
+    if config.checkpointing: checkpoint_blocks(model, None if config.checkpointing == 'blocks' else config.checkpointing.split(','))
     if config.figures and hasattr(model, 'geometry') and not rank(): cbs.append(Page(run/'figures', ema, score, floor))
     if config.track and not rank(): cbs.append(tracker(config, run))
     learn = Learner(dls, model.to(device), loss_func=loss, opt_func=partial(Adam, decouple_wd=True), lr=config.lr, wd=config.weight_decay, cbs=cbs, metrics=ValueMetric(score.mean, 'psnr_range2000'))
@@ -616,13 +619,15 @@ def _announce(info, done, cohort, start):
         was, now = (of(p.get('provenance', {})) for p in (done, info))
         if was and was != now: print(f'Note: begun with {was} {name}, now {now}: the weights will differ in their last bits from an undisturbed run.', flush=True)
 
-# %% ../nbs/21_training.ipynb #032ebdfc
+# %% ../nbs/21_training.ipynb #a5af11a1
 def _earlier(run, config):
     "What `run.json` says of an earlier process, `{}` if there was none. A run of other settings is refused."
     if not (run/'run.json').exists():
         if (run/'state.safetensors').exists(): raise InputError(f'{run}: holds the state of a training but no run.json that says of which; choose another folder')
         return {}
     done = read_json(run/'run.json')
+    who = done.get('patients', {}) if isinstance(done, dict) else None
+    if not isinstance(who, dict) or not all(isinstance(p, list) for p in who.values()): raise InputError(f'{run/"run.json"}: is damaged; restore the file, or choose another folder')
     try: old = asdict(RunConfig(**done['config']))
     except (KeyError, TypeError) as e: raise InputError(f'{run}: its run.json is from another version of this library ({e}); choose another folder') from None
     new, old = (json.loads(json.dumps(c)) for c in (asdict(config), old))

@@ -249,7 +249,7 @@ def load_published(self:MaisiVAE,
     print("MAISI's weights come under NVIDIA's licence, not under this library's; read it before you use or share what they make.")
     return self.eval()
 
-# %% ../../nbs/14_vae.ipynb #c1d46fdc
+# %% ../../nbs/14_vae.ipynb #af1c7ac3
 def random_crop(
     hu,   # (…, D, H, W)
     crop, # (d, h, w)
@@ -294,6 +294,7 @@ def train_vae(
         opt.zero_grad(); loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.)
         opt.step(); rate.step(); seen.append(l1)
+    opt.zero_grad()  # a gradient left behind would count when a model around it clips its own
     vae.eval()
     return seen
 
