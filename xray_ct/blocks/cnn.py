@@ -189,7 +189,7 @@ class RMSNorm3d(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # which would make all of it float32
             return x*(x.square().mean(1, keepdim=True) + 1e-6).rsqrt()*self.weight.to(x.dtype)
 
-# %% ../../nbs/09_cnn.ipynb #9caabced
+# %% ../../nbs/09_cnn.ipynb #789aa168
 class _InPieces(torch.autograd.Function):
     "Forward without a graph; backward runs each piece again with one."
     @staticmethod
@@ -197,7 +197,7 @@ class _InPieces(torch.autograd.Function):
         ctx.f, ctx.pieces, ctx.n, ctx.device = f, pieces, n, tensors[0].device.type
         ctx.cast = torch.is_autocast_enabled(ctx.device), torch.get_autocast_dtype(ctx.device)
         ctx.save_for_backward(*tensors)
-        with _autocast(ctx): return _side_by_side(f(piece, *tensors[:n]) for piece in pieces)
+        with _autocast(ctx): return _side_by_side(pieces, (f(piece, *tensors[:n]) for piece in pieces))
 
     @staticmethod
     def backward(ctx, *grads):
@@ -214,10 +214,14 @@ class _InPieces(torch.autograd.Function):
 
 def _autocast(ctx): return torch.autocast(ctx.device, ctx.cast[1], ctx.cast[0], cache_enabled=False)  # a cache filled without a graph would be read with one
 
-def _side_by_side(outs): # of tuples of pieces → a tuple of whole maps
-    return tuple(torch.cat(parts, 2) for parts in zip(*outs))
+def _side_by_side(pieces, outs): # of tuples of maps, one a piece → a tuple of whole maps
+    whole = None
+    for (a, b), parts in zip(pieces, outs):
+        whole = whole or tuple(x.new_empty(*x.shape[:2], pieces[-1][1], *x.shape[3:]) for x in parts)
+        for w, x in zip(whole, parts): w[:, :, a:b] = x  # at once: a part is a view, which keeps its halo in memory as well
+    return whole
 
-# %% ../../nbs/09_cnn.ipynb #b956ce4f
+# %% ../../nbs/09_cnn.ipynb #9a3227bb
 def in_pieces(
     f,       # ((a, b), *inputs) → tuple of maps (B, C, b − a, H, W): the slices a to b of the results
     depth:int, # slices of the results
@@ -228,5 +232,5 @@ def in_pieces(
     "The slices of f, a slab at a time; in training each slab is computed again for its gradient."
     if not slab or slab >= depth: return f((0, depth), *inputs)
     pieces = [(a, min(a + slab, depth)) for a in range(0, depth, slab)]
-    if not torch.is_grad_enabled(): return _side_by_side(f(piece, *inputs) for piece in pieces)
+    if not torch.is_grad_enabled(): return _side_by_side(pieces, (f(piece, *inputs) for piece in pieces))
     return _InPieces.apply(f, pieces, len(inputs), *inputs, *[p for p in params if p.requires_grad])
