@@ -586,6 +586,7 @@ def _write(run, info):
 def _claimed(run):
     "The run's folder for one training alone."
     if rank() or fcntl is None: yield; return
+    new = not run.exists()
     try:
         run.mkdir(parents=True, exist_ok=True)
         lock = open(run/'.lock', 'w')
@@ -596,7 +597,9 @@ def _claimed(run):
         except OSError: pass  # a file system without locks
         for folder in (run, run/'figures'):
             for rest in folder.glob('.*.tmp'): shutil.rmtree(rest, ignore_errors=True)
-        yield
+        try: yield
+        finally:  # a training that never began leaves no folder
+            if new and not any(p.is_file() and p.name != '.lock' for p in run.rglob('*')): shutil.rmtree(run, ignore_errors=True)
 
 # %% ../nbs/21_training.ipynb #0862e498
 def _train(learn, config):
