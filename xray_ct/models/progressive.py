@@ -9,7 +9,6 @@ __all__ = ['ProgressiveConfig', 'progressive_preset', 'Stage', 'doubled', 'Progr
 import math
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
