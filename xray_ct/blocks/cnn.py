@@ -4,15 +4,18 @@
 
 # %% auto #0
 __all__ = ['conv_norm', 'SqueezeExcite3d', 'MBConv3d', 'EfficientNet3D', 'HybridCNNViTFusion', 'conv_of_parts',
-           'ResidualDenseBlock3d', 'conv_constant', 'RMSNorm3d', 'in_pieces']
+           'ResidualDenseBlock3d', 'conv_constant', 'RMSNorm3d', 'in_pieces', 'enlarged', 'FusionStage']
 
-# %% ../../nbs/09_cnn.ipynb #54514426
+# %% ../../nbs/09_cnn.ipynb #a1f5644a
+from functools import partial
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from fastcore.basics import patch
 from ..files import InputError
 from .encoder import norm2d
+from .depth import places, sample_at
 from .attention import Attention, to_grid, to_tokens
 
 # %% ../../nbs/09_cnn.ipynb #f0f16e25
@@ -234,3 +237,106 @@ def in_pieces(
     pieces = [(a, min(a + slab, depth)) for a in range(0, depth, slab)]
     if not torch.is_grad_enabled(): return _side_by_side(pieces, (f(piece, *inputs) for piece in pieces))
     return _InPieces.apply(f, pieces, len(inputs), *inputs, *[p for p in params if p.requires_grad])
+
+# %% ../../nbs/09_cnn.ipynb #51bea88e
+def enlarged(
+    x:Tensor,     # (B, C, D, H, W)
+    r:int,        # times as many voxels along every axis
+    a:int, b:int, # slices of the result
+)->Tensor: # (B, C, b − a, rH, rW)
+    "Slices a to b of the trilinear up-sampling."
+    low, high = max(0, a//r - 1), min(x.shape[2], -(-b//r) + 1)
+    with torch.autocast(x.device.type, enabled=False):  # which would make it float32: 8.6 GB for 128 channels of 256³
+        return F.interpolate(x[:, :, low:high], scale_factor=r, mode='trilinear', align_corners=False)[:, :, a - r*low:b - r*low]
+
+# %% ../../nbs/09_cnn.ipynb #7f91c833
+class FusionStage(nn.Module):
+    "Fuse what is coarser, up-sampled, with pictures, lifted, and guides; residual dense blocks; a head of one channel that starts at zero."
+    def __init__(self,
+        channels:int,  # of its features
+        pictures:int,  # channels of a picture's features …
+        lifted:int,    # … and of what is lifted of them
+        views:int,     # pictures
+        guides:int,    # channels known at every voxel
+        coarser=(),    # channels of each map on a coarser grid
+        rdbs:int=1, growth:int=8, layers:int=3, # residual dense blocks
+        refine:int=0,  # channels of a convolution before the head; 0: the head alone
+        checkpoint:bool=False, # compute each part again for its gradient; of use where there are no slabs
+    ):
+        super().__init__()
+        self.views, self.checkpoint, n, m = views, checkpoint, channels, refine or channels
+        self.reduce = nn.Conv2d(pictures, lifted, 1)
+        self.skips = nn.ModuleList(nn.Conv3d(c, n, 1) for c in coarser)
+        self.fuse = nn.Conv3d(n*bool(coarser) + guides + views*lifted, n, 3, 1, 1)
+        self.blocks = nn.ModuleList(ResidualDenseBlock3d(n, growth, layers) for _ in range(rdbs))
+        self.norm = RMSNorm3d(n)
+        self.refine = nn.Conv3d(n, m, 3, 1, 1) if refine else None
+        self.head = nn.Conv3d(m, 1, 3, 1, 1)
+        for p in self.head.parameters(): nn.init.zeros_(p)
+        self.halo = 2 + bool(refine) + sum(len(b.layers) for b in self.blocks)
+
+    def within(self): # the parameters that `slices` uses
+        return [p for m in (self.fuse, self.blocks, self.norm, self.refine, self.head) if m is not None for p in m.parameters()]
+
+    def result(self, h): # (B, C, D, H, W) → (B, 1, D, H, W) float32
+        h = F.silu(self.norm(h))
+        return self.head(h if self.refine is None else F.silu(self.refine(h))).float()
+
+# %% ../../nbs/09_cnn.ipynb #52da7161
+@patch
+def set_geometry(self:FusionStage,
+    geometry, # `Geometry` of the pictures
+    shape,    # (D, H, W) of the stage's grid, over the same field
+)->FusionStage:
+    "Where each voxel falls on each picture."
+    for v, grid in enumerate(places(geometry, shape)[0]):
+        same = [axis for axis in (1, 2) if torch.equal(grid.narrow(axis, 0, 1).expand_as(grid), grid)]
+        grid = (grid.narrow(same[0], 0, 1) if same else grid).contiguous()
+        self.register_buffer(f'grid_{v}', grid.to(self.head.weight.device), persistent=False)
+    return self
+
+@patch
+def pictures(self:FusionStage, f, shape)->list: # of (B, L, h, w), one a view
+    "The maps (B, V, C, h, w), brought near to the stage's resolution and to its few channels."
+    k = max(1, min(f.shape[-2:])//max(shape))
+    return [self.reduce(F.avg_pool2d(v, k) if k > 1 else v) for v in f.unbind(1)]
+
+@patch
+def under(self:FusionStage, coarser)->list: # of one (B, C, D', H', W'), or of none
+    "The coarser maps together, on the grid of the last of them."
+    if not coarser: return []
+    shape, out = coarser[-1].shape[2:], self.skips[-1](coarser[-1])
+    for skip, h in zip(self.skips[:-1], coarser): out = out + F.interpolate(skip(h), size=shape, mode='trilinear', align_corners=False)
+    return [out]
+
+# %% ../../nbs/09_cnn.ipynb #de8064df
+@patch
+def slices(self:FusionStage,
+    piece,      # (a, b)
+    *inputs,    # of each view, (B, L, h, w) reduced features; then, if there is anything coarser, (B, C, D', H', W')
+    guides,     # (B, G, D, H, W)
+    last=False, # will nobody read the features?
+)->tuple: # correction (B, 1, b − a, H, W); unless `last`, features (B, C, b − a, H, W)
+    "A part of the stage, from the whole of what is coarser or flat."
+    (a, b), V, D = piece, self.views, guides.shape[2]
+    low, high = max(0, a - self.halo), min(D, b + self.halo)
+    def fuse(*inputs): # in one convolution, without laying anything side by side
+        parts = [enlarged(under, D//under.shape[2], low, high) for under in inputs[V:]] + [guides[:, :, low:high]]
+        return F.silu(conv_of_parts(self.fuse, parts + [sample_at(p, getattr(self, f'grid_{v}')[low:high]) for v, p in enumerate(inputs[:V])]))
+    run = partial(checkpoint, use_reentrant=False) if self.checkpoint and torch.is_grad_enabled() else lambda f, *x: f(*x)
+    h = run(fuse, *inputs)
+    for block in self.blocks: h = run(block, h)
+    found = run(self.result, h), *([] if last else [h])
+    return tuple(t[:, :, a - low:b - low] for t in found)
+
+@patch
+def forward(self:FusionStage,
+    f,          # (B, V, C, h, w) the pictures' features
+    coarser,    # list of (B, C_i, D_i, H_i, W_i), the coarsest first; the last has the stage's sides divided by a whole number
+    guides,     # (B, G, D, H, W); no gradient goes to them
+    slab:int=0, # slices at a time; 0: all
+    last=False, # will nobody read the features?
+)->tuple: # as `slices`, of all
+    "The whole stage, slab by slab."
+    shape = guides.shape[2:]
+    return in_pieces(partial(self.slices, guides=guides.detach(), last=last), shape[0], slab, [*self.pictures(f, shape), *self.under(coarser)], self.within())
