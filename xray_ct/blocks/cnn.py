@@ -192,20 +192,21 @@ class RMSNorm3d(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # which would make all of it float32
             return x*(x.square().mean(1, keepdim=True) + 1e-6).rsqrt()*self.weight.to(x.dtype)
 
-# %% ../../nbs/09_cnn.ipynb #789aa168
+# %% ../../nbs/09_cnn.ipynb #e38fe93e
 class _InPieces(torch.autograd.Function):
     "Forward without a graph; backward runs each piece again with one."
     @staticmethod
     def forward(ctx, f, pieces, n, *tensors):
         ctx.f, ctx.pieces, ctx.n, ctx.device = f, pieces, n, tensors[0].device.type
         ctx.cast = torch.is_autocast_enabled(ctx.device), torch.get_autocast_dtype(ctx.device)
-        ctx.save_for_backward(*tensors)
+        ctx.save_for_backward(*tensors); ctx.params = tensors[n:]
         with _autocast(ctx): return _side_by_side(pieces, (f(piece, *tensors[:n]) for piece in pieces))
 
     @staticmethod
     def backward(ctx, *grads):
-        inputs = [t.detach().requires_grad_(needed) for t, needed in zip(ctx.saved_tensors[:ctx.n], ctx.needs_input_grad[3:])]
-        wanted = [t for t in (*inputs, *ctx.saved_tensors[ctx.n:]) if t.requires_grad]  # the parameters as they are, since f holds them
+        saved = ctx.saved_tensors  # once: a checkpoint around all of this unpacks no more
+        inputs = [t.detach().requires_grad_(needed) for t, needed in zip(saved[:ctx.n], ctx.needs_input_grad[3:])]
+        wanted = [t for t in (*inputs, *ctx.params) if t.requires_grad]  # the parameters as they are, since f holds them
         sums = [None]*len(wanted)
         for a, b in ctx.pieces:
             with torch.enable_grad(), _autocast(ctx): out = ctx.f((a, b), *inputs)

@@ -278,7 +278,7 @@ def lifted_residual(self:XrayModel,
     r = xrays.float() - A(hu_to_mu(base.float()*1000, c.kev))
     return cg_correction(r, A, c.residual_lambda, c.residual_steps)*10/water
 
-# %% ../../nbs/15_direct.ipynb #55df680a
+# %% ../../nbs/15_direct.ipynb #ec65836e
 @patch
 def read(self:XrayModel, xrays)->Features: # pyramid, tokens and pooled vector
     "What the encoder sees in the pictures, normalised by constants."
@@ -337,7 +337,8 @@ def finer(self:DirectModel,
     "What the stage at full resolution adds."
     c = self.config
     known = [volume.detach(), *[base]*(c.base != 'none'), *[shuffle3d(x[:, -c.work_stride**3:], c.work_stride)]*bool(c.residual_steps)]
-    return self.fine(features.pyramid[0], [h], self.guides(base, known, volume.shape[2:], c.use_depth_lifting), c.slab, last=True)[0]
+    r, = self.fine(features.pyramid[0], [h], self.guides(base, known, volume.shape[2:], c.use_depth_lifting), c.slab, last=True)
+    return r/10  # it speaks in units of 100 HU: in thousands, its first steps disturb what the backbone learns
 
 # %% ../../nbs/15_direct.ipynb #0d03f310
 @patch
