@@ -104,7 +104,7 @@ def pod(job, data, port, node):
     "What kubelet and operator make of the training's container, here: the command with its variables filled in, and the environment."
     c = pods(job)[0]['containers'][0]
     command = [re.sub(r'\$\((\w+)\)', lambda m: data[m[1]], str(a)) for a in c['command'] + c['args']]
-    env = {**os.environ, **data, 'PATH': f'{bin}:{os.environ["PATH"]}', 'OMP_NUM_THREADS': '1', 'PET_NNODES': '1:2', 'PET_NPROC_PER_NODE': '1', 'PET_MAX_RESTARTS': '10',
+    env = {**os.environ, **data, **{e['name']: e['value'] for e in c['env']}, 'PATH': f'{bin}:{os.environ["PATH"]}', 'OMP_NUM_THREADS': '1', 'PET_NNODES': '1:2', 'PET_NPROC_PER_NODE': '1', 'PET_MAX_RESTARTS': '10',
            'PET_RDZV_BACKEND': 'c10d', 'PET_RDZV_ENDPOINT': f'localhost:{port}', 'PET_RDZV_ID': 'xray-ct-train', 'PET_RDZV_CONF': f'is_host={int(node == 0)}'}
     return subprocess.Popen(command, env=env, stdout=open(Path(data['RUN']).with_suffix(f'.{node}.log'), 'a'), stderr=subprocess.STDOUT, start_new_session=True)
 

@@ -3,7 +3,7 @@
     python tests/two_processes.py
 
 Patients, batches and validation that the processes don't divide evenly; torchrun and accelerate; a run begun by two,
-killed, gone on with by three, killed, and ended by one; every other kind of model; the clock; a loss that is NaN on one process only; an error.
+killed, gone on with by three, killed, and ended by one; shards (FSDP); every other kind of model; the clock; a loss that is NaN on one process only; an error.
 """
 import contextlib, io, os, signal, subprocess, sys, tempfile
 from dataclasses import replace
@@ -19,12 +19,12 @@ def job(folder, name, kind, at):
         order = 4
         def before_batch(self):
             if not self.training or self.epoch != int(at) or kind[-1:] != str(rank()): return
-            if kind[:4] == 'kill': os.kill(os.getpid(), signal.SIGKILL)
+            if 'kill' in kind: os.kill(os.getpid(), signal.SIGKILL)
             self.learn.yb = (self.yb[0]*float('nan'),)
     if kind == 'others':
         for k, config in others(folder).items(): t.fit(config, folder/'cts', folder/f'{k} by 2', folder/'cache')
         return
-    plain, config = t.learner, settings()
+    plain, config = t.learner, replace(settings(), shard=kind[:5] == 'shard')
     t.learner = lambda *a: plain(*a).add_cb(Trouble())
     if kind == 'clock':  # a second a step; the others' clocks run three times as fast, and nobody may heed them
         config = replace(config, epochs=0, minutes=.1)
@@ -90,6 +90,11 @@ def main():
     assert len(curves(name)) == 6
     with contextlib.redirect_stdout(io.StringIO()) as out: fit(config, folder/'cts', folder/name, folder/'cache')
     assert 'begun with 3 processes, now 1' in out.getvalue(), out.getvalue()
+    same(name)
+
+    name = 'shards, begun by 2, ended by 3'
+    assert start(2, name, 'shard, kill1', 6) == (137, 1)
+    assert start(3, name, 'shard') == (0, None)
     same(name)
 
     assert start(2, '-', 'others') == (0, None)
