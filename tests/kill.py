@@ -36,7 +36,7 @@ def readable(run):
     files = [p for p in run.rglob('*') if p.is_file() and not any(part.startswith('.') for part in p.relative_to(run).parts)]
     for f in files:
         if f.suffix == '.json': json.loads(f.read_text())
-        elif f.name in ('state.safetensors', 'base.safetensors'): read_tensors(f)
+        elif f.name.split('.')[0] in ('state', 'base') and f.suffix == '.safetensors': read_tensors(f)
         elif f.suffix == '.safetensors':
             with safe_open(f, 'pt') as t: [t.get_tensor(k) for k in t.keys()]
         elif f.suffix == '.jpg': Image.open(f).load()
@@ -54,6 +54,7 @@ def same(a, b):
 
 def main(n, seed):
     from xray_ct.data.phantom import write_cohort
+    from xray_ct.training import read_tensors
     os.environ['OMP_NUM_THREADS'] = '1'
     folder, rng, length = Path(tempfile.mkdtemp(prefix='xray_ct_kill_')), random.Random(seed), {}
     write_cohort(folder/'cts', n=12, size=32, spacing=10.)
@@ -79,13 +80,13 @@ def main(n, seed):
             time.sleep(.1)
         else: raise AssertionError('a process lives on')
         left, rest = readable(folder/name), len(list((folder/name).rglob('.*.tmp')))
-        epochs = len(list(csv.reader(open(folder/name/'log.csv')))) - 1 if (folder/name/'log.csv').exists() else 0
+        head = read_tensors(state)[1] if (state := folder/name/'state.safetensors').exists() else dict(epoch=0, step=0)
         assert start(folder, name, k).wait() == 0, (folder/f'{name}.log').read_text()[-4000:]
         same(folder/name, folder/f'plain{k}')
         readable(folder/name)
         assert not list((folder/name).rglob('.*.tmp')), 'what was half-written is still there'
         who = 'the process' if k == 1 else 'the one that started two' if target == p.pid else f'process {crew.index(target)} of two'
-        print(f'{i + 1:3}/{n} {how.name} to {who}: exit code {code}, {epochs} of 4 epochs logged, {left} files readable, {rest} unfinished; resumed, same weights', flush=True)
+        print(f'{i + 1:3}/{n} {how.name} to {who}: exit code {code}, {head["epoch"]} of 4 epochs and {head["step"]} steps saved, {left} files readable, {rest} unfinished; resumed, same weights', flush=True)
         shutil.rmtree(folder/name)
     shutil.rmtree(folder)
 

@@ -3,9 +3,9 @@
     python tests/two_processes.py
 
 Patients, batches and validation that the processes don't divide evenly; torchrun and accelerate; a run begun by two,
-killed, gone on with by three, killed, and ended by one; every other kind of model; the clock; a loss that is NaN on one process only; an error.
+killed, gone on with by three, killed, and ended by one; shards (FSDP); every other kind of model; fastai's own `distrib_ctx`; the clock; a loss that is NaN on one process only; an error.
 """
-import contextlib, io, os, signal, subprocess, sys, tempfile
+import contextlib, io, json, os, signal, subprocess, sys, tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +19,14 @@ def job(folder, name, kind, at):
         order = 4
         def before_batch(self):
             if not self.training or self.epoch != int(at) or kind[-1:] != str(rank()): return
-            if kind[:4] == 'kill': os.kill(os.getpid(), signal.SIGKILL)
+            if 'kill' in kind: os.kill(os.getpid(), signal.SIGKILL)
             self.learn.yb = (self.yb[0]*float('nan'),)
     if kind == 'others':
-        for k, config in others(folder).items(): t.fit(config, folder/'cts', folder/f'{k} by 2', folder/'cache')
+        for shard in (False, True):
+            for k, config in others(folder).items(): t.fit(replace(config, shard=shard), folder/'cts', folder/f'{k} by 2{", shards"*shard}', folder/'cache')
         return
-    plain, config = t.learner, settings()
+    if kind == 'stock': return stock(folder)
+    plain, config = t.learner, replace(settings(), shard=kind[:5] == 'shard', l1=float(kind == 'l1'))
     t.learner = lambda *a: plain(*a).add_cb(Trouble())
     if kind == 'clock':  # a second a step; the others' clocks run three times as fast, and nobody may heed them
         config = replace(config, epochs=0, minutes=.1)
@@ -44,10 +46,37 @@ def others(folder):
         stage2=replace(stage, previous=str(folder/'stage1 by 2'), cohort=CohortConfig(size=32, spacing=10., det=64)),
         thin=RunConfig(model='thin', l1=0., **common, cohort=PairConfig(slices=12, crop=24), settings=dict(widths=(16, 24), blocks=1, detail=8)))
 
+def stock(folder):
+    "A Learner of one's own, with this library's model and loaders, under fastai's `distrib_ctx`."
+    import torch
+    from accelerate import DistributedDataParallelKwargs
+    from fastai.basics import Learner, nn, set_seed
+    from fastai.distributed import DistributedDL
+    from xray_ct.data.cohort import Cohort
+    from xray_ct.ranks import rank
+    from xray_ct.training import build
+    def broadcast(self, t, source):  # fastai's asks for CUDA, under gloo too
+        t = torch.tensor(t)
+        torch.distributed.broadcast(t, source)
+        return t.tolist()
+    DistributedDL._broadcast = broadcast
+    config = settings()
+    cohort = Cohort.prepare(folder/'cts', config.cohort, folder/'cache')
+    model, _ = build(config, cohort)
+    set_seed(rank())
+    class Plain(nn.Module):  # a case's number is the loader's second input, the ridge base's own affair
+        def __init__(self): super().__init__(); self.model = model
+        def forward(self, x, case): return self.model(x, case)
+    learn = Learner(cohort.dataloaders(4, device=torch.device('cpu')), Plain(), loss_func=nn.L1Loss(), lr=1e-3)
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)  # the encoder's tokens, in this model
+    with learn.distrib_ctx(sync_bn=False, kwargs_handlers=[unused]), learn.no_bar(): learn.fit(2)
+    torch.save({k: v for k, v in model.state_dict().items() if 'ridge' not in k}, folder/f'stock{rank()}.pt')
+    if not rank(): (folder/'stock.json').write_text(json.dumps([list(map(float, v)) for v in learn.recorder.values]))
+
 def settings():
     from xray_ct.data.cohort import CohortConfig
     from xray_ct.training import RunConfig, with_settings
-    # without L1: its gradient jumps where prediction and target meet, as they do in air, and a last bit becomes 1e-4 of a gradient
+    # without L1: its gradient is a sign, and one voxel's, decided by a last bit, moves these weights by 1e-4 (22_distributed)
     config = RunConfig(epochs=10, passes=3, batch_size=13, l1=0., figures=False, cohort=CohortConfig(size=16, spacing=20., det=32))  # two steps an epoch
     return with_settings(config, dict(widths='16,32', down_blocks='0,1', up_blocks='1', encoder_width='16'))
 
@@ -92,12 +121,29 @@ def main():
     assert 'begun with 3 processes, now 1' in out.getvalue(), out.getvalue()
     same(name)
 
+    name = 'shards, begun by 2, ended by 3'
+    assert start(2, name, 'shard, kill1', 6) == (137, 1)
+    assert start(3, name, 'shard') == (0, None)
+    same(name)
+
+    assert start(2, 'with L1', 'l1') == (0, None)
+    fit(replace(config, l1=1.), folder/'cts', folder/'one with L1', folder/'cache')
+    print(f'with L1: largest difference of the log {apart("with L1", "one with L1"):.1e}, of weights, averages and moments {weights("with L1", "one with L1"):.1e}', flush=True)
+    assert apart('with L1', 'one with L1') < 1e-2 and weights('with L1', 'one with L1') < 1e-3
+
     assert start(2, '-', 'others') == (0, None)
     for k, config in others(folder).items():
         if k in ('hybrid', 'thin'):
             fit(config, folder/'cts', folder/k, folder/'cache')
             same(f'{k} by 2', k)
         else: assert read_json(folder/f'{k} by 2'/'run.json')['finished'] and len(curves(f'{k} by 2')) == 2
+        same(f'{k} by 2, shards', f'{k} by 2')
+
+    done = subprocess.run([Path(sys.executable).parent/'torchrun', '--standalone', '--nproc_per_node', '2', __file__, 'job', folder, '-', 'stock', '-1'], capture_output=True, text=True, env={**os.environ, 'ACCELERATE_USE_CPU': 'true'})
+    assert done.returncode == 0, done.stderr[-3000:]
+    ends, log = [torch.load(folder/f'stock{r}.pt') for r in (0, 1)], json.loads((folder/'stock.json').read_text())
+    assert all(torch.equal(ends[0][k], v) for k, v in ends[1].items()) and log[1][0] < log[0][0], log
+    print(f'fastai\'s distrib_ctx: training loss {log[0][0]:.4f}, {log[1][0]:.4f}; both processes end in the same weights', flush=True)
 
     assert start(2, 'clock', 'clock') == (0, None)
     job(folder, 'clock alone', 'clock', -1)

@@ -14,9 +14,10 @@ from .files import InputError, read_json, write_json
 from .ranks import rank, world
 from .training import RunConfig, fit, _earlier
 
-# %% ../nbs/22_distributed.ipynb #9cdb2580
+# %% ../nbs/22_distributed.ipynb #e8a2ee3f
 def _end_with(parent):
-    "On Linux, ask the kernel to end this process when the one that started it ends."
+    "Ctrl-C is for the process that started this one, which passes it on; on Linux, ask the kernel to end this one when that ends."
+    os.setpgrp()
     if sys.platform != 'linux': return
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
     if os.getppid() != parent: os._exit(143)    # it was gone before we asked
@@ -47,13 +48,13 @@ def launch(
     finally:
         for p in crew: p.terminate()
         for p in crew:
-            try: p.wait(10)
+            try: p.wait(30)  # a step, and its state
             except subprocess.TimeoutExpired: p.kill(); p.wait()
         echo.join(10)
     code = crew[failed[0]].returncode if failed else 0
     return (128 - code if code < 0 else code), (failed[0] if failed else None)
 
-# %% ../nbs/22_distributed.ipynb #23178c18
+# %% ../nbs/22_distributed.ipynb #cdb52d7f
 _start = 'import sys; from xray_ct.distributed import work; work(sys.argv[1])'
 
 def work(
@@ -84,5 +85,5 @@ def fit_by(
         code, r = launch([sys.executable, '-c', _start, job], processes)
         told = Path(f'{job}.{r}')
         if code == 2 and told.exists(): raise InputError(told.read_text())
-        if code: raise RuntimeError(f'process {r} of {processes} ended with exit code {code}; the same call again goes on from the last whole epoch' + (f'\n{told.read_text()}' if told.exists() else ''))
+        if code: raise RuntimeError(f'process {r} of {processes} ended with exit code {code}; the same call again goes on from the last state' + (f'\n{told.read_text()}' if told.exists() else ''))
     return read_json(Path(run)/'run.json')

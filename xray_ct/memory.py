@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['kinds', 'cards', 'driver', 'fragments', 'efficiency', 'optimizers', 'Block', 'Tracker', 'LikeCuda',
-           'checkpoint_blocks', 'Checkpointed', 'Constants', 'without_data', 'card', 'Vetted', 'Plan', 'vet',
-           'Offloaded']
+           'checkpoint_blocks', 'blocks_of', 'Checkpointed', 'Constants', 'without_data', 'card', 'Vetted', 'Plan',
+           'vet', 'Offloaded']
 
 # %% ../nbs/14b_memory.ipynb #6fb55efe
 import copy, math, re, sys, warnings, weakref
@@ -141,14 +141,14 @@ class LikeCuda(TorchFunctionMode):
     def __enter__(self): FakeTensor.is_cpu = property(lambda t: False); return super().__enter__()  # chunks are larger on a card
     def __exit__(self, *error): del FakeTensor.is_cpu; return super().__exit__(*error)
 
-# %% ../nbs/14b_memory.ipynb #9946d088
+# %% ../nbs/14b_memory.ipynb #dd7fbbf4
 def checkpoint_blocks(
     model,    # changed in place
     patterns, # names of modules, with * and ?; of modules within one another the outermost; None: the residual blocks and the like
 ): # has `names`, and `remove()`; a context manager too
     "Recompute these modules in the backward pass instead of keeping what they hold inside: same gradients, same `state_dict`."
     named = {n: m for n, m in model.named_modules() if n}
-    if patterns is None: hits = [n for n, m in named.items() if _is_block(n, m, named)]
+    if patterns is None: hits = list(blocks_of(model))
     else:
         patterns = [patterns] if isinstance(patterns, str) else list(patterns)
         if absent := [p for p in patterns if not any(fnmatchcase(n, p) for n in named)]:
@@ -158,9 +158,12 @@ def checkpoint_blocks(
     outer = [n for n in hits if not any(n.startswith(h + '.') for h in hits)]
     return Checkpointed({n: named[n] for n in outer})
 
-def _is_block(name, m, named): # an element of a list that does more than one thing with its parameters
-    above = named.get(name.rpartition('.')[0])
-    return isinstance(above, (nn.ModuleList, nn.Sequential)) and not isinstance(m, nn.ModuleList) and sum(1 for s in m.modules() if s._parameters) > 1
+def blocks_of(model): # → name: module
+    "The outermost elements of lists that do more than one thing with their parameters."
+    named = {n: m for n, m in model.named_modules() if n}
+    listed = lambda n: isinstance(named.get(n.rpartition('.')[0]), (nn.ModuleList, nn.Sequential))
+    hits = [n for n, m in named.items() if listed(n) and not isinstance(m, nn.ModuleList) and sum(1 for s in m.modules() if s._parameters) > 1]
+    return {n: named[n] for n in hits if not any(n.startswith(h + '.') for h in hits)}
 
 class Checkpointed:
     "Modules whose `forward` is checkpointed, until `remove`."

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['rank', 'world', 'joined', 'first_then_rest', 'one_of_many', 'agreed', 'total', 'in_order', 'Share', 'share', 'shared',
-           'synced', 'Together']
+           'synced', 'averaging', 'Together', 'sharded', 'part', 'whole', 'like', 'put', 'gathered', 'Unsharded']
 
-# %% ../nbs/20b_ranks.ipynb #1e746172
+# %% ../nbs/20b_ranks.ipynb #3db09949
 import atexit, os, re
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from datetime import timedelta
@@ -15,10 +15,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 from fastai.basics import Callback, to_detach
 from fastai.data.core import TfmdDL
 from .files import InputError
+from .memory import blocks_of
 
 # %% ../nbs/20b_ranks.ipynb #133dcb78
 def rank(): return int(os.environ.get('RANK') or 0)
@@ -44,11 +48,13 @@ def first_then_rest():
     yield
     if world() > 1 and not rank(): dist.barrier(_talk[0])
 
-# %% ../nbs/20b_ranks.ipynb #225087e7
+# %% ../nbs/20b_ranks.ipynb #631cedd1
 def one_of_many(
     parent=None, # command line of the process that started this one; default: looked up, on Linux
 ): # a sentence, or None
-    "Was this the only process that came of a wish for several?"
+    "Was this the only process that came of a wish for several? And will they find each other again?"
+    if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True' and int(os.environ.get('TORCHELASTIC_MAX_RESTARTS') or 0):
+        return 'Note: torchrun may start these processes again, and then they would look for each other where the dead ones were. Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 where torchrun is started.'
     if world() > 1 or not any(k.startswith('ACCELERATE_') for k in os.environ): return None
     try: parent = parent or Path(f'/proc/{os.getppid()}/cmdline').read_text().replace('\0', ' ')
     except OSError: return None
@@ -107,27 +113,66 @@ def shared(dls):
     if world() > 1: dls.loaders = [share(dl, split=not i) for i, dl in enumerate(dls.loaders)]
     return dls
 
-# %% ../nbs/20b_ranks.ipynb #0374a14d
+# %% ../nbs/20b_ranks.ipynb #ece39d7d
 def synced(model, device): # torch.device
     "BatchNorm over the whole batch, which GPUs can; GroupNorm, the library's own, needs nothing of it."
     if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()): return model
     if device.type != 'cuda': raise InputError(f"{type(model).__name__} has BatchNorm, whose statistics CPUs cannot share: use one process, or norm='group'")
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
+def averaging(model): # → what stands in for it in training
+    "Gradients are averaged over the processes."
+    device = next(model.parameters()).device
+    buffers = next(k for k in ('forward_sync_buffers', 'broadcast_buffers') if k in signature(DistributedDataParallel).parameters)  # its name changed in torch 2.13; they are equal anyway
+    return DistributedDataParallel(model, device_ids=[device.index] if device.type == 'cuda' else None, find_unused_parameters=True, **{buffers: False})
+
 class Together(Callback):
     "The processes' gradients are averaged, so that all hold the same weights."
     order = 11  # after what is added to the loss, before the guard looks at it
     def before_fit(self):
-        device = next(self.model.parameters()).device
-        self.learn.model = synced(self.model, device)
-        buffers = next(k for k in ('forward_sync_buffers', 'broadcast_buffers') if k in signature(DistributedDataParallel).parameters)  # its name changed in torch 2.13; they are equal anyway
-        self.net = DistributedDataParallel(self.model, device_ids=[device.index] if device.type == 'cuda' else None, find_unused_parameters=True, **{buffers: False})
+        one = isinstance(self.model, FSDPModule)  # it averages by itself
+        self.plain = self.learn.model = self.model if one else synced(self.model, next(self.model.parameters()).device)
+        self.net = self.plain if one else averaging(self.plain)
     def before_batch(self):
         if self.training: self.learn.model = self.net
-    def after_pred(self):
-        if self.training: self.learn.model = self.net.module
+    def after_pred(self): self.learn.model = self.plain
     def after_loss(self):
         if not self.training: return
         weight = self.dl.bs/self.dl.whole
         self.learn.loss = total(self.loss*weight)
         self.learn.loss_grad = self.loss_grad*(weight*world())
+
+# %% ../nbs/20b_ranks.ipynb #73045172
+def sharded(
+    model, # on its device; its parameters are replaced by shares of them
+): # the same model
+    "FSDP over all processes: what training changes is dealt out, block by block (whole where a model says `by_block = False`, since parts of its blocks are called by themselves)."
+    device = next(model.parameters()).device
+    model, mesh = synced(model, device), init_device_mesh(device.type, (world(),))
+    fixed = lambda name: name.startswith(getattr(model, 'fixed', ()))
+    for name, block in blocks_of(model).items() if getattr(model, 'by_block', True) else ():
+        if not fixed(name): fully_shard(block, mesh=mesh)
+    return fully_shard(model, mesh=mesh, ignored_params={p for name, p in model.named_parameters() if fixed(name)})
+
+def part(t): return t.to_local() if isinstance(t, DTensor) else t
+def whole(t): return t.full_tensor() if isinstance(t, DTensor) else t
+def like(t, values): return distribute_tensor(values.to(t.device), t.device_mesh, t.placements) if isinstance(t, DTensor) else values.to(t.device)
+def put(t, values): part(t).data.copy_(part(like(t, values)))
+
+@contextmanager
+def gathered(model):
+    "Within, its `state_dict()` holds whole tensors, on the CPU."
+    if isinstance(model, FSDPModule):
+        tensors = {k: whole(v.detach()).cpu() for k, v in model.state_dict().items()}
+        model.state_dict = lambda: tensors
+    try: yield
+    finally: vars(model).pop('state_dict', None)
+
+class Unsharded(Callback):
+    "Sharded weights stay whole from the beginning of a validation to the end of its epoch."
+    order = 65  # after the average has taken the weights' place; before anything is saved
+    def shards(self): return [m for m in self.model.modules() if isinstance(m, FSDPModule)]
+    def before_validate(self):
+        for m in self.shards(): m.reshard(); m.set_reshard_after_forward(False, recurse=False); m.unshard()
+    def after_epoch(self):
+        for m in self.shards(): m.reshard(); m.set_reshard_after_forward(m is not self.model, recurse=False)

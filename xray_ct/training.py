@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['presets', 'models', 'cohorts', 'RunConfig', 'preset_of', 'with_settings', 'Reseed', 'learning_rate', 'Schedule',
            'averaged', 'EMA', 'Accumulate', 'Diverged', 'Guard', 'psnr', 'Score', 'Gate', 'EpochLog', 'live_line',
-           'Bar', 'save_tensors', 'read_tensors', 'State', 'SaveBest', 'model_page', 'Page', 'tune_allocator',
-           'fit_base', 'measure_floors', 'build', 'stage_before', 'model_config', 'learner', 'criterion', 'Penalty',
-           'GiveXrays', 'tracker', 'fit', 'rehearsal']
+           'Bar', 'save_tensors', 'read_tensors', 'older', 'shift', 'State', 'Stop', 'SaveBest', 'model_page', 'Page',
+           'tune_allocator', 'fit_base', 'measure_floors', 'build', 'stage_before', 'model_config', 'learner',
+           'criterion', 'Penalty', 'GiveXrays', 'tracker', 'fit', 'rehearsal']
 
-# %% ../nbs/21_training.ipynb #78eaf922
-import csv, ctypes, hashlib, json, os, platform, random, re, shutil, sys, time
+# %% ../nbs/21_training.ipynb #03d3fe2d
+import csv, ctypes, hashlib, json, os, platform, random, re, shutil, signal, sys, threading, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, asdict, fields, replace
 from functools import partial
@@ -40,12 +40,12 @@ from .models.progressive import progressive_preset
 from .models.thin import SliceLoss, ThinNet, thin_preset
 from .models.latent import LatentLoss, LatentModel, latent_preset, vae_config
 from .blocks.monitor import FeatureMonitor
-from .ranks import Together, agreed, first_then_rest, in_order, joined, rank, shared, world
+from .ranks import Together, Unsharded, agreed, first_then_rest, gathered, in_order, joined, like, part, put, rank, sharded, shared, total, whole, world
 from . import figures
 try: import fcntl
 except ImportError: fcntl = None  # not on Windows
 
-# %% ../nbs/21_training.ipynb #edaf3b3f
+# %% ../nbs/21_training.ipynb #91767297
 @dataclass(frozen=True)
 class RunConfig:
     "Everything that decides how a run ends, besides the data themselves."
@@ -59,6 +59,7 @@ class RunConfig:
     passes: int = 1 # times an epoch goes through the training patients
     batch_size: int = 4 # patients a step, of all processes together
     accumulate: int = 1 # batches whose gradients make one step
+    shard: bool = False # of several processes, each keeps its share of weights, moments and averages (FSDP)
     checkpointing: str = '' # names of modules (with * and ?; commas between) computed again in the backward pass, or 'blocks'
     lr: float = 1.5e-3 # its peak
     warmup: float = .05 # share of the run in which the rate rises
@@ -73,6 +74,7 @@ class RunConfig:
     num_workers: int = 0 # processes that prepare batches
     figures: bool = True # draw the page of 15 panels after each epoch
     track: str = '' # 'tensorboard' or 'wandb': follow the run there as well
+    keep: int = 1 # states of earlier epochs that stay beside the newest
     cohort: CohortConfig | PairConfig = None # what the model is trained on; default: that of its kind
     settings: dict = field(default_factory=dict) # fields of the model's config that differ from the preset
 
@@ -84,6 +86,7 @@ class RunConfig:
         if (self.epochs > 0) == (self.minutes > 0): raise InputError('give the length of the run either in epochs or in minutes')
         for k in ('passes', 'batch_size', 'accumulate'):
             if getattr(self, k) < 1: raise InputError(f'{k}={getattr(self, k)}: at least 1 is needed')
+        if self.keep < 0: raise InputError(f'keep={self.keep}: 0 or more earlier states can be kept')
         for k in ('warmup', 'ema'):
             if not 0 <= getattr(self, k) < 1: raise InputError(f'{k}={getattr(self, k)}: must be from 0 up to, but not including, 1')
         if self.track not in ('', 'tensorboard', 'wandb'): raise InputError(f"track={self.track!r}: there are 'tensorboard' and 'wandb', and '' for neither")
@@ -121,19 +124,33 @@ def with_settings(
         else: raise InputError(f'no setting is called {k!r}; there are {", ".join(f.name for c in (config, config.cohort, model) for f in fields(c) if f.name not in ("cohort", "settings", "geometry", "model"))}')
     return config
 
-# %% ../nbs/21_training.ipynb #4fcef895
+# %% ../nbs/21_training.ipynb #31c4bb4b
 class Reseed(Callback):
-    "Shuffle, augmentation and dropout of an epoch follow from (seed, epoch): resuming needs no generator's state."
+    "What is random follows from (seed, epoch, step): a run can begin anywhere without a generator's state."
     order = -20
-    def __init__(self, seed): self.seed, self.start = seed, 0  # start: epochs that an earlier process has done
+    def __init__(self, seed): self.seed, self.start, self.skip = seed, 0, 0  # what an earlier process has done: epochs, and batches of the next one
+    def reseed(self, step=0): set_seed(((self.seed*1_000_003 + self.epoch)*1_000_003 + step + 7919*rank()) % 2**31)  # processes that share a batch draw noise of their own
     def before_epoch(self):
         self.learn.epoch = self.epoch + self.start
-        set_seed((self.seed*1_000_003 + self.epoch + 7919*rank()) % 2**31)  # processes that share a batch draw noise of their own
         for dl in self.dls.loaders:
             dl.rng = random.Random(self.seed*1_000_003 + self.epoch)
             if hasattr(dl.dataset, 'epoch'): dl.dataset.epoch = self.epoch
+    def before_train(self):
+        self.steps = len(self.dl)
+        if self.skip: self.learn.dl = self.dl.new(get_idxs=partial(_rest, self.dl, self.skip))
+    def before_batch(self):
+        if not self.training: return
+        self.learn.iter, self.learn.n_iter = self.iter + self.skip, self.steps
+        self.reseed(self.iter)
+    def after_train(self): self.skip = 0
+    def before_validate(self): self.reseed()
 
-# %% ../nbs/21_training.ipynb #dd064ad2
+def _rest(dl, skip):
+    "What a loader's epoch has after so many batches."
+    dl.randomize()
+    return dl.get_idxs()[skip*dl.bs:]
+
+# %% ../nbs/21_training.ipynb #65d84648
 def learning_rate(
     share, # of the run that is done, 0–1
     config, # has `lr` and `warmup`
@@ -145,7 +162,7 @@ def learning_rate(
 class Schedule(Callback):
     "Learning rate by the share of the budget used. Ends the run when the minutes are up."
     order = 5  # before mixed precision (10) opens its context: a batch that is cancelled after that would leave it open
-    def __init__(self, config): self.config, self.used, self.spent = config, 0., 0.  # seconds: before this process; in all, when the last state was saved
+    def __init__(self, config): self.config, self.rate, self.used, self.spent = config, config.lr, 0., 0.  # seconds: before this process; in all, when the last state was saved
     def seconds(self): return self.used + time.monotonic() - self.start
     def share(self):
         c = self.config
@@ -155,12 +172,13 @@ class Schedule(Callback):
     def before_batch(self):
         if not self.training: return
         share = agreed(self.share()) if self.config.minutes else self.share()  # of several processes, by the first one's clock
-        self.opt.set_hyper('lr', learning_rate(share, self.config))
+        self.rate = learning_rate(share, self.config)
+        self.opt.set_hyper('lr', self.rate)
         if self.config.minutes and share >= 1: raise CancelTrainException()
     def after_epoch(self):
         if self.config.minutes and agreed(self.share()) >= 1: self.learn.finished = True
 
-# %% ../nbs/21_training.ipynb #a849e9f7
+# %% ../nbs/21_training.ipynb #fbd5d32f
 def _trained(model):
     "What training changes: parameters and running statistics. The ridge base, or an autoencoder, is fitted before and never changes."
     return {k: t for k, t in model.state_dict(keep_vars=True).items() if 'ridge.' not in k and not k.startswith(getattr(model, 'fixed', ()))}
@@ -170,17 +188,19 @@ def averaged(model): return {k: t for k, t in _trained(model).items() if t.is_fl
 class EMA(Callback):
     "A moving average of the weights; validation sees it in place of the weights."
     order = 60
-    def __init__(self, decay): self.decay, self.n, self.mean = decay, 0, None
+    def __init__(self, decay): self.decay, self.n, self.averages = decay, 0, None
     def before_fit(self):
         self.live = averaged(self.model)
-        if self.mean is None: self.mean = {k: p.detach().clone() for k, p in self.live.items()}
+        if self.averages is None: self.averages = {k: p.detach().clone() for k, p in self.live.items()}
     def after_batch(self):
         if not self.training or getattr(self.learn, 'held', False): return
         self.n += 1
         d = min(self.decay, (1 + self.n)/(10 + self.n))  # short memory first, or the start lingers
-        torch._foreach_lerp_(list(self.mean.values()), [self.live[k].detach() for k in self.mean], 1 - d)
+        torch._foreach_lerp_([part(m) for m in self.averages.values()], [part(self.live[k].detach()) for k in self.averages], 1 - d)
     def swap(self):
-        for k, p in self.live.items(): p.data, self.mean[k] = self.mean[k], p.data
+        for k, p in self.live.items():
+            live, mean = part(p.detach()), part(self.averages[k])
+            kept = live.clone(); live.copy_(mean); mean.copy_(kept)
     def before_validate(self): self.swap()
     def after_validate(self): self.swap()
 
@@ -195,7 +215,7 @@ class Accumulate(Callback):
         self.learn.held = (self.iter + 1) % self.n > 0 and self.iter + 1 < self.n_iter
         if self.held: raise CancelBatchException()  # fastai's way to keep the gradients
 
-# %% ../nbs/21_training.ipynb #0389c772
+# %% ../nbs/21_training.ipynb #a417beb3
 class Diverged(InputError, FloatingPointError):
     "Training produced a number that is not finite."
 
@@ -208,7 +228,7 @@ class Guard(Callback):
                                   'the state of the last whole epoch is in the run folder')
     def after_loss(self): self.check(torch.isfinite(self.learn.loss).all(), 'loss', self.learn.loss.item())
     def before_step(self):
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+        norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.clip))
         self.check(torch.isfinite(norm), "gradient's norm", norm.item())
 
 # %% ../nbs/21_training.ipynb #88dcdc6e
@@ -236,22 +256,22 @@ class Gate(Callback):
             print(f'WARNING: after 3 epochs the model scores {self.score.mean():.2f} dB on the validation part, not above {" or ".join(below)}. '
                   'It has learnt nothing yet: check the data (look at the figures), then the learning rate. Training goes on.', flush=True)
 
-# %% ../nbs/21_training.ipynb #10a82f82
+# %% ../nbs/21_training.ipynb #4bafed2a
 class EpochLog(Callback):
     "One row an epoch, on the screen and in `log.csv`."
     order = 80
     names = ('epoch', 'train_loss', 'valid_loss', 'psnr_range2000', 'lr', 'steps', 'seconds')
-    def __init__(self, file, score, schedule): self.file, self.score, self.schedule, self.rows = Path(file), score, schedule, []
+    def __init__(self, file, score, schedule): self.file, self.score, self.schedule, self.rows, self.begun = Path(file), score, schedule, [], []  # begun: losses of an epoch that an earlier process began
     def before_fit(self):
-        self.learn.train_iter = self.rows[-1][5] if self.rows else 0  # a tracker's curve goes on where it was
+        self.learn.train_iter = len(self.begun) + (self.rows[-1][5] if self.rows else 0)  # a tracker's curve goes on where it was
         print(('%6s %11s %11s %9s %9s %6s %8s' % ('epoch', 'train_loss', 'valid_loss', 'psnr', 'lr', 'steps', 'seconds')), flush=True)
-    def before_epoch(self): self.losses, self.valid = [], []
+    def before_epoch(self): self.losses, self.begun, self.valid = self.begun, [], []
     def after_batch(self): (self.losses if self.training else self.valid).append(self.learn.loss.detach())
     def after_validate(self): self.valid = in_order(self.valid)
     def after_epoch(self):
         mean = lambda x: torch.stack(x).mean().item() if x else float('nan')
         steps = len(self.losses) + (self.rows[-1][5] if self.rows else 0)
-        self.rows.append([self.epoch, mean(self.losses), mean(self.valid), self.score.mean(), self.opt.hypers[-1]['lr'], steps, self.schedule.seconds()])
+        self.rows.append([self.epoch, mean(self.losses), mean(self.valid), self.score.mean(), self.schedule.rate, steps, self.schedule.seconds()])
         print('%6d %11.5f %11.5f %9.3f %9.2e %6d %8.0f' % tuple(self.rows[-1]), flush=True)
         if rank(): return
         with staged(self.file) as f, open(f, 'w', newline='') as out: csv.writer(out).writerows([self.names, *([f'{x:.7g}' for x in r] for r in self.rows)])
@@ -281,7 +301,7 @@ class Bar(Callback):
     def clear(self):
         if self.write: self.write('')
 
-# %% ../nbs/21_training.ipynb #b11dc2b4
+# %% ../nbs/21_training.ipynb #137c9107
 def save_tensors(
     file, # .safetensors; replaced whole or not at all
     tensors, # name → tensor
@@ -314,43 +334,100 @@ def read_tensors(file):
         return tensors, json.loads(text)
     except Exception as e: raise InputError(f'{file}: is not a readable training state ({str(e)[:80]}); remove the run folder to start over') from None
 
-# %% ../nbs/21_training.ipynb #9b6fa8b9
+# %% ../nbs/21_training.ipynb #fa13e790
+def older(file, i): return file.with_suffix(f'.{i}{file.suffix}') if i else file
+
+def shift(
+    file, # is about to be replaced
+    keep, # so many of those before it stay, as NAME.1.safetensors (the newest), NAME.2.safetensors …
+):
+    "Give each kept file the next number, and the newest a second name."
+    for i in range(keep, 0, -1):
+        if not (now := older(file, i - 1)).exists(): continue
+        if i > 1: now.replace(older(file, i)); continue
+        with staged(older(file, 1)) as f:
+            try: os.link(now, f)
+            except OSError: shutil.copyfile(now, f)  # a file system without links
+
+# %% ../nbs/21_training.ipynb #167335ee
 class State(Callback):
     "Save after each epoch; restore before the first."
     order = 90
-    def __init__(self, file, ema, schedule, log): self.file, self.ema, self.schedule, self.log, self.best = Path(file), ema, schedule, log, float('-inf')
+    def __init__(self, file, ema, schedule, log, keep=0): self.file, self.ema, self.schedule, self.log, self.keep, self.best = Path(file), ema, schedule, log, keep, float('-inf')
     def tensors(self):
         "What is restored by name; the base is fitted before training and never changes."
         opt = {f'opt/{i}/{k}': v for i, s in enumerate(self.opt.state_dict()['state']) for k, v in s.items() if torch.is_tensor(v)}
-        return {**{f'model/{k}': t for k, t in _trained(self.model).items()}, **{f'ema/{k}': v for k, v in self.ema.mean.items()}, **opt}
-    def after_epoch(self):
+        return {k: whole(t.detach()) for k, t in ({f'model/{k}': t for k, t in _trained(self.model).items()} | {f'ema/{k}': v for k, v in self.ema.averages.items()} | opt).items()}
+    def save(self, epoch, step=0):
+        "What has been done: so many epochs, and so many batches of the next one."
         self.schedule.spent = self.schedule.seconds()
         opt = [{k: v for k, v in s.items() if not torch.is_tensor(v)} for s in self.opt.state_dict()['state']]
-        if not rank(): save_tensors(self.file, self.tensors(), dict(epoch=self.epoch + 1, used=self.schedule.spent, best=self.best, ema=self.ema.n, rows=self.log.rows, opt=opt))
+        begun = [x.item() for x in self.log.losses] if step else []
+        tensors = self.tensors()
+        if rank(): return
+        shift(self.file, self.keep)
+        save_tensors(self.file, tensors, dict(epoch=epoch, step=step, begun=begun, lr=self.schedule.rate, used=self.schedule.spent, best=self.best, ema=self.ema.n, rows=self.log.rows, opt=opt))
+    def after_epoch(self):
+        self.save(self.epoch + 1)
         if getattr(self.learn, 'finished', False): raise CancelFitException()
 
-# %% ../nbs/21_training.ipynb #ad134bf1
+# %% ../nbs/21_training.ipynb #e0536992
 @patch
 def restore(self:State, learn):
-    "Put a saved state into the learner; returns the epoch to go on with, 0 for a fresh start."
-    if not self.file.exists(): return 0
-    tensors, head = read_tensors(self.file)
+    "Put a saved state into the learner; returns what has been done: epochs, and batches of the next one."
+    if not self.file.exists(): return 0, 0
+    try: tensors, head = read_tensors(self.file)
+    except InputError as e:
+        before = older(self.file, 1)
+        raise InputError(f'{e}, or rename {before.name} to {self.file.name} to go on from the state before it' if before.exists() else str(e)) from None
     if spoilt := [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]: raise InputError(f'{self.file}: {spoilt[0]} holds NaN or infinite values; the file is damaged, so remove the run folder to start over')
     mine = {k: tuple(t.shape) for k, t in _trained(learn.model).items()}
     if mine != {k[6:]: tuple(t.shape) for k, t in tensors.items() if k.startswith('model/')} or set(head) < {'opt', 'best', 'ema', 'rows', 'used', 'epoch'}:
         raise InputError(f'{self.file}: belongs to another model; choose another run folder')
-    for k, t in _trained(learn.model).items(): t.data.copy_(tensors[f'model/{k}'])
-    self.ema.mean = {k: tensors[f'ema/{k}'].to(t.device) for k, t in averaged(learn.model).items()}
+    for k, t in _trained(learn.model).items(): put(t, tensors[f'model/{k}'])
+    self.ema.averages = {k: like(t, tensors[f'ema/{k}']) for k, t in averaged(learn.model).items()}
     learn.create_opt()
-    moments = lambda i, p: {k.split('/')[2]: v.to(p.device) for k, v in tensors.items() if k.startswith(f'opt/{i}/')}
+    moments = lambda i, p: {k.split('/')[2]: like(p, v) for k, v in tensors.items() if k.startswith(f'opt/{i}/')}
     state = learn.opt.state_dict()
     state['state'] = [{**s, **moments(i, p)} for i, (s, (p, *_)) in enumerate(zip(head['opt'], learn.opt.all_params()))]
     learn.opt.load_state_dict(state)
-    self.best, self.ema.n, self.log.rows = head['best'], head['ema'], head['rows']
+    self.best, self.ema.n, self.log.rows, self.log.begun = head['best'], head['ema'], head['rows'], [torch.tensor(x) for x in head.get('begun', [])]
     self.schedule.used = self.schedule.spent = head['used']
-    return head['epoch']
+    self.schedule.rate = head.get('lr', self.schedule.rate)
+    return head['epoch'], head.get('step', 0)
 
-# %% ../nbs/21_training.ipynb #1dc701d4
+# %% ../nbs/21_training.ipynb #16049e82
+class Stop(Callback):
+    "Ctrl-C and SIGTERM: finish the step, save, leave. Several processes leave after the same step."
+    order = 91
+    def __init__(self, state): self.state, self.asked, self.before = state, 0, {}  # asked: by which signal; before: who listened before
+    @contextmanager
+    def listening(self):
+        if threading.current_thread() is not threading.main_thread(): yield; return
+        self.before = {s: signal.signal(s, self.hear) or signal.SIG_DFL for s in (signal.SIGINT, signal.SIGTERM)}
+        try: yield
+        finally:
+            for s, handler in self.before.items(): signal.signal(s, handler)
+    def hear(self, number, frame):
+        if self.asked: self.leave()
+        self.asked = number
+    def leave(self):
+        if callable(handler := self.before.get(self.asked)): handler(self.asked, None)
+        sys.exit(128 + self.asked)
+    def after_batch(self):
+        if world() > 1:  # in validation each has batches of its own: it goes on to its end
+            if self.training and total(torch.tensor(float(self.asked > 0))): self.asked = self.asked or signal.SIGTERM
+            else: return
+        if not self.asked or getattr(self.learn, 'held', False): return
+        if not self.training: self.state.ema.swap()  # the weights are back, the averages apart
+        step = self.iter + 1 if self.training else self.learn.reseed.steps
+        self.state.save(self.epoch, step)
+        print(f'Asked to stop: the state after step {step - 1} of epoch {self.epoch} is saved; the same call goes on from there.', flush=True)
+        self.leave()
+    def after_epoch(self):
+        if self.asked and world() == 1: self.leave()
+
+# %% ../nbs/21_training.ipynb #c55e32fc
 class SaveBest(Callback):
     "Save the averaged weights whenever the validation score is the best so far."
     order = 85
@@ -358,10 +435,10 @@ class SaveBest(Callback):
     def after_epoch(self):
         if not self.score.mean() > self.state.best: return
         self.state.best = self.score.mean()
-        if rank(): return
         self.state.ema.swap()
         try:
-            with _disk(self.folder/'model.safetensors'): self.learn.model.save(self.folder)
+            with gathered(self.learn.model), _disk(self.folder/'model.safetensors'):
+                if not rank(): self.learn.model.save(self.folder)
         finally: self.state.ema.swap()
 
 # %% ../nbs/21_training.ipynb #37c52151
@@ -486,7 +563,7 @@ def model_config(
 
 
 
-# %% ../nbs/21_training.ipynb #ff24eeb5
+# %% ../nbs/21_training.ipynb #1abfb520
 def learner(
     config:RunConfig,
     cohort:Cohort,
@@ -499,17 +576,19 @@ def learner(
     dls = shared(cohort.dataloaders(config.batch_size, config.seed, device, config.num_workers, config.passes))
     loss, schedule, ema, score = criterion(config, model), Schedule(config), EMA(config.ema), Score()
     log, floor = EpochLog(run/'log.csv', score, schedule), floors.get('mean_volume_psnr')
-    state, reseed = State(run/'state.safetensors', ema, schedule, log), Reseed(config.seed)
-    cbs = [reseed, GiveXrays(), Penalty(), schedule, ema, Guard(config.clip), score, Gate(score, floor, floors['base_psnr']), log, SaveBest(run, score, state), state, Bar(schedule)]
+    state, reseed = State(run/'state.safetensors', ema, schedule, log, config.keep), Reseed(config.seed)
+    cbs = [reseed, GiveXrays(), Penalty(), schedule, ema, Guard(config.clip), score, Gate(score, floor, floors['base_psnr']), log, SaveBest(run, score, state), state, Stop(state), Bar(schedule)]
     if hasattr(model, 'encoder'): cbs.append(FeatureMonitor())
     if world() > 1: cbs.append(Together())
+    if (shards := config.shard and world() > 1): cbs.append(Unsharded())
     if config.accumulate > 1: cbs.append(Accumulate(config.accumulate))
     if config.checkpointing: checkpoint_blocks(model, None if config.checkpointing == 'blocks' else config.checkpointing.split(','))
     if config.figures and hasattr(model, 'geometry') and not rank(): cbs.append(Page(run/'figures', ema, score, floor))
     if config.track and not rank(): cbs.append(tracker(config, run))
-    learn = Learner(dls, model.to(device), loss_func=loss, opt_func=partial(Adam, decouple_wd=True), lr=config.lr, wd=config.weight_decay, cbs=cbs, metrics=ValueMetric(score.mean, 'psnr_range2000'))
+    model = sharded(model.to(device)) if shards else model.to(device)
+    learn = Learner(dls, model, loss_func=loss, opt_func=partial(Adam, decouple_wd=True), lr=config.lr, wd=config.weight_decay, cbs=cbs, metrics=ValueMetric(score.mean, 'psnr_range2000'))
     if device.type == 'cuda': learn = learn.to_bf16()
-    reseed.start = state.restore(learn)
+    reseed.start, reseed.skip = state.restore(learn)
     return learn
 
 def criterion(config, model):
@@ -546,7 +625,7 @@ def tracker(config, run):
     wandb.init(project='xray_ct', name=run.name, dir=run, config=asdict(config), mode=os.environ.get('WANDB_MODE', 'offline'))
     return WandbCallback(log_preds=False)
 
-# %% ../nbs/21_training.ipynb #f514f3bd
+# %% ../nbs/21_training.ipynb #5b99cd6b
 def fit(
     config:RunConfig,
     root, # a folder of CTs
@@ -572,7 +651,7 @@ def _fit(config, root, run, cache, done): # done: what `run.json` says so far
     learn = learner(config, cohort, model, run, floors)
     info |= dict(parameters=sum(p.numel() for p in model.parameters()), **floors)
     _write(run, info)
-    _announce(info, done, cohort, learn.reseed.start)
+    _announce(info, done, cohort, learn.reseed)
     _train(learn, config)
     info |= dict(finished=True, psnr_range2000=learn.state.best, epochs=len(learn.epoch_log.rows), steps=learn.epoch_log.rows[-1][5], seconds=learn.schedule.spent)
     with first_then_rest(): _write(run, info)
@@ -601,28 +680,28 @@ def _claimed(run):
         finally:  # a training that never began leaves no folder
             if new and not any(p.is_file() and p.name != '.lock' for p in run.rglob('*')): shutil.rmtree(run, ignore_errors=True)
 
-# %% ../nbs/21_training.ipynb #0862e498
+# %% ../nbs/21_training.ipynb #439e0046
 def _train(learn, config):
     "The epochs that remain. An error comes out as it was raised, without fastai's preface."
-    start = learn.reseed.start
-    if config.minutes and start and learn.schedule.used >= 60*config.minutes: return  # killed after its last epoch
+    start, skip = learn.reseed.start, learn.reseed.skip
+    if config.minutes and start and not skip and learn.schedule.used >= 60*config.minutes: return  # killed after its last epoch
     try:
-        with learn.no_bar(), learn.no_logging(): learn.fit((config.epochs or 10**6) - start)
+        with learn.no_bar(), learn.no_logging(), learn.stop.listening(): learn.fit((config.epochs or 10**6) - start)
     except InputError as e: raise type(e)(str(e).split('\n\t')[-1]) from e
 
-def _announce(info, done, cohort, start):
+def _announce(info, done, cohort, place):
     "What is trained on what, from where, and what is worth knowing about it."
     floors = [f'{name} {info[k]:.2f} dB' for k, name in (('mean_volume_psnr', 'the mean volume scores'), ('base_psnr', 'its base scores')) if info.get(k) is not None]
     print(f'{cohort}; {info["config"]["model"]}:{info["config"]["preset"]}, {info["parameters"]/1e6:.2f} M parameters; on the validation part {", ".join(floors)}', flush=True)
     if len(info['patients']['valid']) < 5: print(f'Note: {len(info["patients"]["valid"])} validation patients choose the best epoch, which is little evidence.', flush=True)
     if world() > 1: print(f'{world()} processes share each batch of {info["config"]["batch_size"]}.', flush=True)
-    if not start: return
-    print(f'Resuming after epoch {start - 1}.', flush=True)
+    if not (place.start or place.skip): return
+    print(f'Resuming in epoch {place.start} after step {place.skip - 1}.' if place.skip else f'Resuming after epoch {place.start - 1}.', flush=True)
     for name, of in dict(threads=lambda p: p.get('hardware', {}).get('threads'), processes=lambda p: p.get('processes', 1)).items():
         was, now = (of(p.get('provenance', {})) for p in (done, info))
         if was and was != now: print(f'Note: begun with {was} {name}, now {now}: the weights will differ in their last bits from an undisturbed run.', flush=True)
 
-# %% ../nbs/21_training.ipynb #a5af11a1
+# %% ../nbs/21_training.ipynb #15cd1d89
 def _earlier(run, config):
     "What `run.json` says of an earlier process, `{}` if there was none. A run of other settings is refused."
     if not (run/'run.json').exists():
@@ -634,7 +713,7 @@ def _earlier(run, config):
     try: old = asdict(RunConfig(**done['config']))
     except (KeyError, TypeError) as e: raise InputError(f'{run}: its run.json is from another version of this library ({e}); choose another folder') from None
     new, old = (json.loads(json.dumps(c)) for c in (asdict(config), old))
-    if different := [f'{k} was {old[k]}, now {new[k]}' for k in new if new[k] != old[k] and k not in ('num_workers', 'figures', 'track')]:
+    if different := [f'{k} was {old[k]}, now {new[k]}' for k in new if new[k] != old[k] and k not in ('num_workers', 'figures', 'track', 'keep', 'shard')]:
         raise InputError(f'{run}: holds a run with other settings ({"; ".join(different)}); choose another folder, or the same settings to resume')
     return done
 
