@@ -354,7 +354,7 @@ def explain(self:DirectModel,
     else: weights = f.new_full((len(self.geometry.views), n), 1/n)
     return self(xrays), f, {'weights': weights.cpu()}
 
-# %% ../../nbs/15_direct.ipynb #d5098322
+# %% ../../nbs/15_direct.ipynb #9f1e8ea9
 def direct_preset(
     name:str,   # 'tiny', 'base' or 'reference'
     geometry,   # `Geometry` of the training X-rays
@@ -362,7 +362,7 @@ def direct_preset(
 )->DirectConfig:
     "A configuration by name."
     sizes = dict(tiny={},
-                 base=dict(encoder_width=48, lift_channels=24, widths=(48, 96, 192, 256), down_blocks=(1, 2, 2, 2), up_blocks=(1, 1, 1)),
+                 base=dict(encoder_width=48, lift_channels=24, widths=(48, 96, 192, 256), down_blocks=(1, 2, 2, 2), up_blocks=(1, 1, 1), fine=8),
                  reference=dict(encoder_width=48, lift_channels=32, widths=(64, 112, 160, 216), down_blocks=(1, 2, 2, 2), up_blocks=(1, 1, 1)))
     if name not in sizes: raise InputError(f'The preset {name!r} is not known; choose one of {sorted(sizes)}.')
     return DirectConfig.from_dict({'geometry': geometry.to_dict(), **sizes[name], **changes})
