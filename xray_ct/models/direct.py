@@ -22,7 +22,7 @@ from ..blocks.cnn import FusionStage
 from ..consistency import cg_correction
 from .base import Ridge
 
-# %% ../../nbs/15_direct.ipynb #13a5de2c
+# %% ../../nbs/15_direct.ipynb #d05e6591
 @dataclass(frozen=True)
 class DirectConfig:
     "Everything that rebuilds a `DirectModel`; JSON beside its weights."
@@ -55,8 +55,8 @@ class DirectConfig:
         for k in ('widths', 'down_blocks', 'up_blocks'): object.__setattr__(self, k, tuple(getattr(self, k)))
         _check(self)
 
+# %% ../../nbs/15_direct.ipynb #cc18838a
 def _check(c):
-    "What can't be built is refused where it is written down."
     name = type(c).__name__
     if c.base not in c.bases: raise InputError(f"{name}: base={c.base!r} is not known; choose one of {', '.join(c.bases)}.")
     n, m, shape = len(c.widths), c.work_stride*2**(len(c.widths)-1), Geometry.from_dict(c.geometry).vol_shape
@@ -68,6 +68,7 @@ def _check(c):
         raise InputError(f'{name}: fine={c.fine}, fine_layers={c.fine_layers}, slab={c.slab}: fine is 0 or at least 2 channels, none is negative, and a slab needs fine.')
     _check_norms(c, name, shape)
 
+# %% ../../nbs/15_direct.ipynb #42befdd5
 def alone(channels, cells):
     "Would a group of a norm have a single value, of so many voxels or pixels? It becomes 0 whatever it was, and PyTorch refuses to train it."
     return channels//math.gcd(8, channels)*cells <= 1
@@ -278,7 +279,7 @@ def lifted_residual(self:XrayModel,
     r = xrays.float() - A(hu_to_mu(base.float()*1000, c.kev))
     return cg_correction(r, A, c.residual_lambda, c.residual_steps)*10/water
 
-# %% ../../nbs/15_direct.ipynb #ec65836e
+# %% ../../nbs/15_direct.ipynb #e538011c
 @patch
 def read(self:XrayModel, xrays)->Features: # pyramid, tokens and pooled vector
     "What the encoder sees in the pictures, normalised by constants."
@@ -314,6 +315,7 @@ def inputs(self:DirectModel,
     if c.residual_steps: parts.append(unshuffle3d(self.lifted_residual(xrays, base), c.work_stride))
     return torch.cat(parts, 1)
 
+# %% ../../nbs/15_direct.ipynb #da768fea
 @patch
 def forward(self:DirectModel,
     xrays:Tensor,      # (B, V, h, w) line integrals, dimensionless
