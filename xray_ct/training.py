@@ -124,7 +124,7 @@ def with_settings(
         else: raise InputError(f'no setting is called {k!r}; there are {", ".join(f.name for c in (config, config.cohort, model) for f in fields(c) if f.name not in ("cohort", "settings", "geometry", "model"))}')
     return config
 
-# %% ../nbs/21_training.ipynb #31c4bb4b
+# %% ../nbs/21_training.ipynb #84b8965c
 class Reseed(Callback):
     "What is random follows from (seed, epoch, step): a run can begin anywhere without a generator's state."
     order = -20
@@ -137,18 +137,19 @@ class Reseed(Callback):
             if hasattr(dl.dataset, 'epoch'): dl.dataset.epoch = self.epoch
     def before_train(self):
         self.steps = len(self.dl)
-        if self.skip: self.learn.dl = self.dl.new(get_idxs=partial(_rest, self.dl, self.skip))
+        if self.skip: self.dl.get_idxs = partial(_rest, self.dl, self.skip)
     def before_batch(self):
         if not self.training: return
-        self.learn.iter, self.learn.n_iter = self.iter + self.skip, self.steps
+        self.learn.iter = self.iter + self.skip
         self.reseed(self.iter)
-    def after_train(self): self.skip = 0
+    def after_train(self):
+        if self.skip: del self.dl.get_idxs
+        self.skip = 0
     def before_validate(self): self.reseed()
 
 def _rest(dl, skip):
     "What a loader's epoch has after so many batches."
-    dl.randomize()
-    return dl.get_idxs()[skip*dl.bs:]
+    return type(dl).get_idxs(dl)[skip*dl.bs:]
 
 # %% ../nbs/21_training.ipynb #65d84648
 def learning_rate(
@@ -215,7 +216,7 @@ class Accumulate(Callback):
         self.learn.held = (self.iter + 1) % self.n > 0 and self.iter + 1 < self.n_iter
         if self.held: raise CancelBatchException()  # fastai's way to keep the gradients
 
-# %% ../nbs/21_training.ipynb #a417beb3
+# %% ../nbs/21_training.ipynb #ca53bd13
 class Diverged(InputError, FloatingPointError):
     "Training produced a number that is not finite."
 
@@ -225,7 +226,7 @@ class Guard(Callback):
     def __init__(self, clip): self.clip = clip
     def check(self, ok, what, value):
         if not ok: raise Diverged(f'the {what} is {value} in {"training" if self.training else "validation"}, epoch {self.epoch}, step {self.iter}: lower the learning rate, or look at the data of that batch; '
-                                  'the state of the last whole epoch is in the run folder')
+                                  'the last good state is in the run folder')
     def after_loss(self): self.check(torch.isfinite(self.learn.loss).all(), 'loss', self.learn.loss.item())
     def before_step(self):
         norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.clip))
@@ -301,7 +302,7 @@ class Bar(Callback):
     def clear(self):
         if self.write: self.write('')
 
-# %% ../nbs/21_training.ipynb #137c9107
+# %% ../nbs/21_training.ipynb #026c7443
 def save_tensors(
     file, # .safetensors; replaced whole or not at all
     tensors, # name → tensor
@@ -323,7 +324,7 @@ def _disk(file):
     try: yield
     except SafetensorError as e:
         if 'os error' not in str(e): raise
-        raise InputError(f'{file}: cannot be written ({e}). Free some space and run the same command again: it goes on from the last whole epoch') from None
+        raise InputError(f'{file}: cannot be written ({e}). Free some space and run the same command again: it goes on from the last state') from None
 
 def read_tensors(file):
     "What `save_tensors` wrote; a damaged file is refused by name."
@@ -396,7 +397,7 @@ def restore(self:State, learn):
     self.schedule.rate = head.get('lr', self.schedule.rate)
     return head['epoch'], head.get('step', 0)
 
-# %% ../nbs/21_training.ipynb #16049e82
+# %% ../nbs/21_training.ipynb #39dab090
 class Stop(Callback):
     "Ctrl-C and SIGTERM: finish the step, save, leave. Several processes leave after the same step."
     order = 91
@@ -404,10 +405,11 @@ class Stop(Callback):
     @contextmanager
     def listening(self):
         if threading.current_thread() is not threading.main_thread(): yield; return
-        self.before = {s: signal.signal(s, self.hear) or signal.SIG_DFL for s in (signal.SIGINT, signal.SIGTERM)}
+        self.before = {s: h for s in (signal.SIGINT, signal.SIGTERM) if (h := signal.getsignal(s)) != signal.SIG_IGN}  # a background job ignores Ctrl-C
+        for s in self.before: signal.signal(s, self.hear)
         try: yield
         finally:
-            for s, handler in self.before.items(): signal.signal(s, handler)
+            for s, h in self.before.items(): signal.signal(s, h or signal.SIG_DFL)
     def hear(self, number, frame):
         if self.asked: self.leave()
         self.asked = number
