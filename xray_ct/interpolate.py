@@ -33,7 +33,7 @@ def slab_thickness(
     if not 0 < found[0] < math.inf: raise InputError(f'thickness={thickness}: a slice thickness is a positive length in mm')
     return float(found[0]), found[1]
 
-# %% ../nbs/27b_interpolate.ipynb #953320e6
+# %% ../nbs/27b_interpolate.ipynb #e6fc1444
 def interpolate(
     vol:Volume, # thick slices, HU
     spacing=1., # between the thin ones, mm
@@ -62,6 +62,7 @@ def interpolate(
 
 def drawn(net, samples, *args, **kw): # → mean, and standard deviation or None; (n, H, W) HU
     "The mean of some samples, without keeping them all (Welford's sums)."
+    if samples < 1: raise InputError(f'samples={samples}: at least 1 is needed')
     if samples > 1 and not hasattr(net, 'draws'): raise InputError(f'samples={samples}: this network is a regression, which has one answer; samples are drawn by a latent diffusion model')
     mean = net.refine(*args, **kw)
     square = torch.zeros_like(mean) if samples > 1 else None
@@ -82,7 +83,7 @@ def averaged_back(
     off = (S(torch.from_numpy(thin.array)) - torch.from_numpy(thick.array)).abs()
     return dict(largest=off.max().item(), mean=off.mean().item(), share_off=(off > .5).double().mean().item())
 
-# %% ../nbs/27b_interpolate.ipynb #c447bbba
+# %% ../nbs/27b_interpolate.ipynb #84f9c451
 def covered(
     pred:Volume,
     truth:Volume,
@@ -99,7 +100,7 @@ def compare(
     pred:Volume,
     truth:Volume, # resampled onto the prediction's grid where it lies on another
 )->dict: # as `score` names them
-    "PSNR, HU errors and the bias of each tissue, over what the truth covers."
+    "PSNR (dB), errors and the bias of each tissue (HU, clipped to ±1000), over what the truth covers."
     p, t, moved = on_one_grid(covered(pred, truth), truth)
     p, t = p.clip(-1000, 1000), t.clip(-1000, 1000)
     e = p - t
