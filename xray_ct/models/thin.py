@@ -46,7 +46,7 @@ def thin_preset(
     if name not in sizes: raise InputError(f'The preset {name!r} is not known; choose one of {sorted(sizes)}.')
     return ThinConfig(**{**sizes[name], **changes})
 
-# %% ../../nbs/18b_thin.ipynb #26a8a028
+# %% ../../nbs/18b_thin.ipynb #4fdc6e38
 def deep(
     M:Tensor, # (B, n, m)
     x:Tensor, # (B, C, m, H, W)
@@ -54,10 +54,16 @@ def deep(
     "Each item's own matrix along its depth."
     return (M[:, None].float() @ x.flatten(-2).float()).unflatten(-1, x.shape[-2:])
 
-def fold(x): return F.pixel_unshuffle(x.movedim(1, 2), 2).movedim(1, 2)   # (B, C, D, H, W) → (B, 4C, D, H/2, W/2)
-def unfold(x): return F.pixel_shuffle(x.movedim(1, 2), 2).movedim(1, 2)   # back
+def fold(x): # (B, C, D, H, W) → (B, 4C, D, H/2, W/2)
+    "2×2 pixels of the plane become channels."
+    return F.pixel_unshuffle(x.movedim(1, 2), 2).movedim(1, 2)
+def unfold(x): # (B, 4C, D, H, W) → (B, C, D, 2H, 2W)
+    "The inverse of `fold`."
+    return F.pixel_shuffle(x.movedim(1, 2), 2).movedim(1, 2)
 
-def block(n): return nn.Sequential(RMSNorm3d(n), nn.SiLU(), nn.Conv3d(n, n, 3, 1, 1), RMSNorm3d(n), nn.SiLU(), zeroed(nn.Conv3d(n, n, 3, 1, 1)))
+def block(n): # channels
+    "A residual branch, zero at first."
+    return nn.Sequential(RMSNorm3d(n), nn.SiLU(), nn.Conv3d(n, n, 3, 1, 1), RMSNorm3d(n), nn.SiLU(), zeroed(nn.Conv3d(n, n, 3, 1, 1)))
 
 # %% ../../nbs/18b_thin.ipynb #ef5dddc9
 class PlaneUNet(nn.Module):
