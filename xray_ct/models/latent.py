@@ -23,7 +23,7 @@ from ..data.pairs import slice_mask
 from .direct import Stored
 from .thin import ThinNet, deep
 
-# %% ../../nbs/19_latent.ipynb #9a8db380
+# %% ../../nbs/19_latent.ipynb #fde29c2a
 @dataclass(frozen=True)
 class LatentConfig:
     "Everything that rebuilds a `LatentModel`."
@@ -45,7 +45,9 @@ class LatentConfig:
         for k in ('channels', 'attention', 'betas'): object.__setattr__(self, k, tuple(getattr(self, k)))
         _check(self)
         object.__setattr__(self, 'vae', {**VAEConfig.from_dict({**self.vae, 'levels': len(self.channels)}).to_dict()})
-    def process(self): return Diffusion(NoiseSchedule(self.schedule, zero_terminal_snr=self.zero_terminal_snr, betas=self.betas), self.prediction, self.min_snr_gamma)
+    def process(self): # → `Diffusion`
+        "The schedule and the prediction type; refuses those that don't exist."
+        return Diffusion(NoiseSchedule(self.schedule, zero_terminal_snr=self.zero_terminal_snr, betas=self.betas), self.prediction, self.min_snr_gamma)
     def to_dict(self): return json.loads(json.dumps(asdict(self)))
     @classmethod
     def from_dict(cls, d):
@@ -64,7 +66,7 @@ def _check(c):
     if not 1 <= c.sample_steps <= NoiseSchedule.steps: raise InputError(f'LatentConfig: sample_steps={c.sample_steps}; 1 to {NoiseSchedule.steps} can be taken')
     if not 0 <= c.eta <= 1: raise InputError(f'LatentConfig: eta={c.eta}; it goes from 0 (DDIM) to 1 (ancestral)')
     if not c.min_snr_gamma >= 0: raise InputError(f'LatentConfig: min_snr_gamma={c.min_snr_gamma}; give 0 (plain MSE) or more')
-    c.process()  # refuses schedules and predictions
+    c.process()
 
 # %% ../../nbs/19_latent.ipynb #4f4c84ff
 latent_sizes = dict(tiny={},
