@@ -513,7 +513,7 @@ def build(
     "The model of a run, its base fitted on the training part."
     set_seed(config.seed)
     before = stage_before(config, run)
-    model = models[config.model][1](model_config(config, before))
+    model = models[config.model][1](model_config(config, run))
     if before: (model.set_previous if config.model == 'cascade' else model.begin_with)(_kept(before, run))
     file = Path(run)/'base.safetensors' if run else None
     if file and file.exists(): return model, _read_base(model, file)
@@ -521,7 +521,7 @@ def build(
     if hasattr(model, 'fit_vae'): model.fit_vae(cohort, config.autoencoder, config.autoencoder_steps, config.seed)
     if hasattr(model, 'measure_std'): model.measure_std(cohort.dataset('train', augment=True, seed=config.seed))
     tensors = {k: v for k, v in model.state_dict().items() if k.startswith(('ridge.', *model.fixed)) or k in ('mean', 'residual_std')}
-    if file: save_tensors(file, tensors or {'none': torch.zeros(1)}, dict(floors=floors, ridge=model.ridge.config() if model.ridge is not None else None))
+    if file: save_tensors(file, tensors or {'none': torch.zeros(1)}, dict(floors=floors, ridge=model.ridge.config() if model.ridge is not None else None, vae=getattr(model.config, 'vae', None)))
     return model, floors
 
 def _read_base(model, file):
@@ -535,6 +535,7 @@ def _read_base(model, file):
     model.load_state_dict({k: v for k, v in tensors.items() if k.startswith(getattr(model, 'fixed', ()))}, strict=False)
     return head['floors']
 
+# %% ../nbs/21_training.ipynb #a3f29c71
 def stage_before(config, run):
     "Folder of the trained model that stands before this stage: the run's own copy where there is one."
     if not config.previous: return None
@@ -550,11 +551,11 @@ def _kept(folder, run):
 
 def model_config(
     config:RunConfig,
-    before=None, # folder of the stage before; default: config.previous
+    run=None, # the run's folder: what it keeps of others is read there
 ): # the model's config
     "Preset, settings, and what stands before."
-    changes, before = {'kev': config.cohort.kev} if hasattr(config.cohort, 'kev') else {}, before or config.previous
-    if config.model == 'latent' and config.autoencoder: changes['vae'] = vae_config(config.autoencoder)
+    changes, before = {'kev': config.cohort.kev} if hasattr(config.cohort, 'kev') else {}, stage_before(config, run)
+    if config.model == 'latent' and config.autoencoder: changes['vae'] = _kept_vae(run) or vae_config(config.autoencoder)
     if before:
         if config.model not in ('cascade', 'progressive'): raise InputError(f"previous={before}: only a cascade's stage has one before it, and a progressive network may begin with another's stages; use model='cascade' or 'progressive'")
         d = read_json(Path(before)/'config.json')
@@ -563,7 +564,10 @@ def model_config(
         elif d['kind'] != 'progressive': raise InputError(f"{before}: holds a {d['kind']} model; a progressive network begins with a progressive one's stages")
     return replace(preset_of(config), **{**changes, **config.settings})
 
-
+def _kept_vae(run):
+    "Fields of the autoencoder that a run has begun with; its weights are in the same file."
+    file = Path(run)/'base.safetensors' if run else None
+    return read_tensors(file)[1].get('vae') if file and file.exists() else None
 
 # %% ../nbs/21_training.ipynb #1abfb520
 def learner(
