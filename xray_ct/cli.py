@@ -127,13 +127,13 @@ def check_config(config, run): # RunConfig, the run's folder
     from dataclasses import asdict
     from xray_ct.files import InputError
     from xray_ct.projector import attenuation
-    from xray_ct.training import model_config, models, stage_before
+    from xray_ct.training import model_config, models
     try:
         json.dumps(asdict(config), allow_nan=False)
         if hasattr(config.cohort, 'kev'): attenuation(config.cohort.kev)
         if getattr(config.cohort, 'det', 0) > 8192: raise ValueError(f'det={config.cohort.det} is more pixels than any detector has')
         if config.num_workers < 0: raise ValueError('num_workers must be 0 or more')
-        models[config.model][1](model_config(config, stage_before(config, run)))
+        models[config.model][1](model_config(config, run))
     except InputError: raise
     except Exception as e: raise InputError(f'these settings do not make a model ({str(e)[:200]}); check --size, --spacing and --set') from None
 
@@ -227,7 +227,6 @@ def train_slices(
     from xray_ct.files import InputError
     if model not in ('thin', 'latent'): raise InputError(f'--model {model}: there are thin and latent')
     if vae and model != 'latent': raise InputError(f'--vae {vae}: belongs to --model latent')
-    if vae and not vae.exists(): raise InputError(f'{vae}: no such file or folder')
     settings = check_training(cts, out, set_, epochs, minutes, processes)
     from xray_ct.files import write_json
     from xray_ct.interpolate import evaluate_net, load_net, scores_markdown

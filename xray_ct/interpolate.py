@@ -33,7 +33,7 @@ def slab_thickness(
     if not 0 < found[0] < math.inf: raise InputError(f'thickness={thickness}: a slice thickness is a positive length in mm')
     return float(found[0]), found[1]
 
-# %% ../nbs/27b_interpolate.ipynb #953320e6
+# %% ../nbs/27b_interpolate.ipynb #e6fc1444
 def interpolate(
     vol:Volume, # thick slices, HU
     spacing=1., # between the thin ones, mm
@@ -62,6 +62,7 @@ def interpolate(
 
 def drawn(net, samples, *args, **kw): # → mean, and standard deviation or None; (n, H, W) HU
     "The mean of some samples, without keeping them all (Welford's sums)."
+    if samples < 1: raise InputError(f'samples={samples}: at least 1 is needed')
     if samples > 1 and not hasattr(net, 'draws'): raise InputError(f'samples={samples}: this network is a regression, which has one answer; samples are drawn by a latent diffusion model')
     mean = net.refine(*args, **kw)
     square = torch.zeros_like(mean) if samples > 1 else None
@@ -82,7 +83,7 @@ def averaged_back(
     off = (S(torch.from_numpy(thin.array)) - torch.from_numpy(thick.array)).abs()
     return dict(largest=off.max().item(), mean=off.mean().item(), share_off=(off > .5).double().mean().item())
 
-# %% ../nbs/27b_interpolate.ipynb #c447bbba
+# %% ../nbs/27b_interpolate.ipynb #84f9c451
 def covered(
     pred:Volume,
     truth:Volume,
@@ -99,14 +100,14 @@ def compare(
     pred:Volume,
     truth:Volume, # resampled onto the prediction's grid where it lies on another
 )->dict: # as `score` names them
-    "PSNR, HU errors and the bias of each tissue, over what the truth covers."
+    "PSNR (dB), errors and the bias of each tissue (HU, clipped to ±1000), over what the truth covers."
     p, t, moved = on_one_grid(covered(pred, truth), truth)
     p, t = p.clip(-1000, 1000), t.clip(-1000, 1000)
     e = p - t
     rmse = float(np.mean(e**2, dtype=np.float64)**.5)
     return dict(psnr_3d_range2000=20*math.log10(2000/rmse) if rmse else 100., mae_hu=float(np.mean(abs(e), dtype=np.float64)), rmse_hu=rmse, **tissue_bias(p, t), shape=list(p.shape), truth_resampled=moved)
 
-# %% ../nbs/27b_interpolate.ipynb #f4bb5c9c
+# %% ../nbs/27b_interpolate.ipynb #8bb49a76
 def compare_methods(
     truth:Volume, # a thin series
     spacing, # of the thick series that is made from it, mm
@@ -122,18 +123,24 @@ def compare_methods(
     agreed = lambda v: v.with_array(between(v, thick).project_within(torch.from_numpy(v.array), torch.from_numpy(thick.array), *limits(thick.array)).numpy())
     return {f'{n}{", consistent"*c}': compare(agreed(v) if c else v, truth) for n, v in made.items() for c in (False, True)}
 
-def mean_scores(rows): # of several patients: a tissue that one lacks is left out
+def mean_scores(
+    rows, # of `compare_methods`, one a patient
+)->dict: # method → means; None for a tissue that no patient has
+    "Means over patients, each tissue over those who have it."
     values = lambda m, k: [r[m][k] for r in rows if r[m].get(k) is not None]
     keys = [k for k, v in rows[0][next(iter(rows[0]))].items() if k.startswith(('psnr', 'mae', 'rmse', 'bias'))]
     return {m: {k: float(np.mean(values(m, k))) if values(m, k) else None for k in keys} for m in rows[0]}
 
-def scores_markdown(rows): # {name: scores} → a table
+def scores_markdown(
+    rows, # method → scores, of `compare_methods` or `mean_scores`
+)->str:
+    "A table, one line a method."
     keys = [k for k in next(iter(rows.values())) if k.startswith(('psnr', 'mae', 'bias'))]
     name = lambda k: {'psnr_3d_range2000': 'PSNR, dB', 'mae_hu': 'MAE, HU'}.get(k, k.replace('bias_hu_', 'bias ') + ', HU')
     cell = lambda v: '–' if v is None else f'{v:.2f}'
     return '| | ' + ' | '.join(map(name, keys)) + ' |\n|---|' + '---|'*len(keys) + '\n' + '\n'.join(f'| {n} | ' + ' | '.join(cell(r.get(k)) for k in keys) + ' |' for n, r in rows.items())
 
-# %% ../nbs/27b_interpolate.ipynb #7dc37427
+# %% ../nbs/27b_interpolate.ipynb #d8941667
 NETS = {'thin': ('network', ThinNet), 'latent': ('latent diffusion', LatentModel)}  # kind → what a result is called, class
 
 def load_net(
@@ -161,7 +168,11 @@ def _trained_ratios(file): # of run.json; None where it doesn't say
     for k in ('config', 'cohort', 'ratios'): at = at.get(k) if isinstance(at, dict) else None
     return at if isinstance(at, list) and all(isinstance(r, (int, float)) for r in at) else None
 
-def far_from_training(how, ratio): # meta['interpolation'], thin slices a slab → a sentence, or ''
+def far_from_training(
+    how, # `meta['interpolation']` of a result
+    ratio, # thin slices a slab
+)->str: # '' where it isn't
+    "A warning where slabs are more than a tenth thicker or thinner than in the network's training."
     ratios = (how['weights'] or {}).get('ratios')
     if not ratios or min(ratios)/1.1 <= ratio <= 1.1*max(ratios): return ''
     return f' Its training met slabs of {min(ratios):g} to {max(ratios):g} thin slices, not of {ratio:.3g}: compare with --method cubic before you trust it.'
@@ -224,7 +235,7 @@ def page(
     fig.suptitle(title, fontsize=11)
     return fig
 
-# %% ../nbs/27b_interpolate.ipynb #52c710c2
+# %% ../nbs/27b_interpolate.ipynb #7cd3373b
 def summary(thick, thin, truth=None): # → (what was done, in numbers, {method: scores} with the baselines)
     "The numbers of a result; with a truth the scores of two baselines beside it."
     how = thin.meta['interpolation']
@@ -238,7 +249,10 @@ def summary(thick, thin, truth=None): # → (what was done, in numbers, {method:
     scores = {ours: compare(thin, truth)}
     return found, scores | {n: compare(interpolate(thick, s, *a, T), truth) for n, a in others.items() if n not in scores}
 
-def words(found): # `summary` in a sentence
+def words(
+    found, # of `summary`
+)->str:
+    "What was done, and how well it averages back."
     back, how = found['averaged_back_whole_hu'], 'made consistent with the thick slices' if found['consistency'] else 'not made consistent with the thick slices'
     means = f', the mean of {found["samples"]} samples' if found['samples'] > 1 else ''
     if 'spread_hu' in found: means += f' (which spread by {found["spread_hu"]["mean"]:.2g} HU on average)'
@@ -256,7 +270,14 @@ def sections(thick, thin, truth=None, found=None, scores=None, spread=None): # f
     if scores: out.append(Scores('Against the thin truth', scores, note='HU clipped to ±1000; bias is the mean error over the truth’s voxels of a tissue.'))
     return out + [Settings('In numbers', found), Settings('Provenance', provenance())]
 
-def save_slices(folder, thick, thin, truth=None, overwrite=False, spread=None):
+def save_slices(
+    folder, # made; refused where it exists, unless `overwrite`
+    thick:Volume, # HU, what was measured
+    thin:Volume, # HU, of `interpolate`
+    truth=None, # `Volume`: thin slices of the same scan, to score against
+    overwrite=False,
+    spread=None, # `Volume`: HU, standard deviation of the samples
+)->dict:
     "Write `ct.nii.gz`, `dicom/`, `report.html` and `metrics.json`, of samples `spread.nii.gz` too, all or nothing; returns the metrics."
     from xray_ct.data.dicom import write_dicom
     from xray_ct.report import warning, write_report

@@ -124,7 +124,7 @@ def with_settings(
         else: raise InputError(f'no setting is called {k!r}; there are {", ".join(f.name for c in (config, config.cohort, model) for f in fields(c) if f.name not in ("cohort", "settings", "geometry", "model"))}')
     return config
 
-# %% ../nbs/21_training.ipynb #31c4bb4b
+# %% ../nbs/21_training.ipynb #84b8965c
 class Reseed(Callback):
     "What is random follows from (seed, epoch, step): a run can begin anywhere without a generator's state."
     order = -20
@@ -137,18 +137,19 @@ class Reseed(Callback):
             if hasattr(dl.dataset, 'epoch'): dl.dataset.epoch = self.epoch
     def before_train(self):
         self.steps = len(self.dl)
-        if self.skip: self.learn.dl = self.dl.new(get_idxs=partial(_rest, self.dl, self.skip))
+        if self.skip: self.dl.get_idxs = partial(_rest, self.dl, self.skip)
     def before_batch(self):
         if not self.training: return
-        self.learn.iter, self.learn.n_iter = self.iter + self.skip, self.steps
+        self.learn.iter = self.iter + self.skip
         self.reseed(self.iter)
-    def after_train(self): self.skip = 0
+    def after_train(self):
+        if self.skip: del self.dl.get_idxs
+        self.skip = 0
     def before_validate(self): self.reseed()
 
 def _rest(dl, skip):
     "What a loader's epoch has after so many batches."
-    dl.randomize()
-    return dl.get_idxs()[skip*dl.bs:]
+    return type(dl).get_idxs(dl)[skip*dl.bs:]
 
 # %% ../nbs/21_training.ipynb #65d84648
 def learning_rate(
@@ -215,7 +216,7 @@ class Accumulate(Callback):
         self.learn.held = (self.iter + 1) % self.n > 0 and self.iter + 1 < self.n_iter
         if self.held: raise CancelBatchException()  # fastai's way to keep the gradients
 
-# %% ../nbs/21_training.ipynb #a417beb3
+# %% ../nbs/21_training.ipynb #ca53bd13
 class Diverged(InputError, FloatingPointError):
     "Training produced a number that is not finite."
 
@@ -225,7 +226,7 @@ class Guard(Callback):
     def __init__(self, clip): self.clip = clip
     def check(self, ok, what, value):
         if not ok: raise Diverged(f'the {what} is {value} in {"training" if self.training else "validation"}, epoch {self.epoch}, step {self.iter}: lower the learning rate, or look at the data of that batch; '
-                                  'the state of the last whole epoch is in the run folder')
+                                  'the last good state is in the run folder')
     def after_loss(self): self.check(torch.isfinite(self.learn.loss).all(), 'loss', self.learn.loss.item())
     def before_step(self):
         norm = whole(nn.utils.clip_grad_norm_(self.model.parameters(), self.clip))
@@ -301,7 +302,7 @@ class Bar(Callback):
     def clear(self):
         if self.write: self.write('')
 
-# %% ../nbs/21_training.ipynb #137c9107
+# %% ../nbs/21_training.ipynb #026c7443
 def save_tensors(
     file, # .safetensors; replaced whole or not at all
     tensors, # name → tensor
@@ -323,7 +324,7 @@ def _disk(file):
     try: yield
     except SafetensorError as e:
         if 'os error' not in str(e): raise
-        raise InputError(f'{file}: cannot be written ({e}). Free some space and run the same command again: it goes on from the last whole epoch') from None
+        raise InputError(f'{file}: cannot be written ({e}). Free some space and run the same command again: it goes on from the last state') from None
 
 def read_tensors(file):
     "What `save_tensors` wrote; a damaged file is refused by name."
@@ -396,7 +397,7 @@ def restore(self:State, learn):
     self.schedule.rate = head.get('lr', self.schedule.rate)
     return head['epoch'], head.get('step', 0)
 
-# %% ../nbs/21_training.ipynb #16049e82
+# %% ../nbs/21_training.ipynb #39dab090
 class Stop(Callback):
     "Ctrl-C and SIGTERM: finish the step, save, leave. Several processes leave after the same step."
     order = 91
@@ -404,10 +405,11 @@ class Stop(Callback):
     @contextmanager
     def listening(self):
         if threading.current_thread() is not threading.main_thread(): yield; return
-        self.before = {s: signal.signal(s, self.hear) or signal.SIG_DFL for s in (signal.SIGINT, signal.SIGTERM)}
+        self.before = {s: h for s in (signal.SIGINT, signal.SIGTERM) if (h := signal.getsignal(s)) != signal.SIG_IGN}  # a background job ignores Ctrl-C
+        for s in self.before: signal.signal(s, self.hear)
         try: yield
         finally:
-            for s, handler in self.before.items(): signal.signal(s, handler)
+            for s, h in self.before.items(): signal.signal(s, h or signal.SIG_DFL)
     def hear(self, number, frame):
         if self.asked: self.leave()
         self.asked = number
@@ -511,7 +513,7 @@ def build(
     "The model of a run, its base fitted on the training part."
     set_seed(config.seed)
     before = stage_before(config, run)
-    model = models[config.model][1](model_config(config, before))
+    model = models[config.model][1](model_config(config, run))
     if before: (model.set_previous if config.model == 'cascade' else model.begin_with)(_kept(before, run))
     file = Path(run)/'base.safetensors' if run else None
     if file and file.exists(): return model, _read_base(model, file)
@@ -519,7 +521,7 @@ def build(
     if hasattr(model, 'fit_vae'): model.fit_vae(cohort, config.autoencoder, config.autoencoder_steps, config.seed)
     if hasattr(model, 'measure_std'): model.measure_std(cohort.dataset('train', augment=True, seed=config.seed))
     tensors = {k: v for k, v in model.state_dict().items() if k.startswith(('ridge.', *model.fixed)) or k in ('mean', 'residual_std')}
-    if file: save_tensors(file, tensors or {'none': torch.zeros(1)}, dict(floors=floors, ridge=model.ridge.config() if model.ridge is not None else None))
+    if file: save_tensors(file, tensors or {'none': torch.zeros(1)}, dict(floors=floors, ridge=model.ridge.config() if model.ridge is not None else None, vae=getattr(model.config, 'vae', None)))
     return model, floors
 
 def _read_base(model, file):
@@ -533,6 +535,7 @@ def _read_base(model, file):
     model.load_state_dict({k: v for k, v in tensors.items() if k.startswith(getattr(model, 'fixed', ()))}, strict=False)
     return head['floors']
 
+# %% ../nbs/21_training.ipynb #a3f29c71
 def stage_before(config, run):
     "Folder of the trained model that stands before this stage: the run's own copy where there is one."
     if not config.previous: return None
@@ -548,11 +551,11 @@ def _kept(folder, run):
 
 def model_config(
     config:RunConfig,
-    before=None, # folder of the stage before; default: config.previous
+    run=None, # the run's folder: what it keeps of others is read there
 ): # the model's config
     "Preset, settings, and what stands before."
-    changes, before = {'kev': config.cohort.kev} if hasattr(config.cohort, 'kev') else {}, before or config.previous
-    if config.model == 'latent' and config.autoencoder: changes['vae'] = vae_config(config.autoencoder)
+    changes, before = {'kev': config.cohort.kev} if hasattr(config.cohort, 'kev') else {}, stage_before(config, run)
+    if config.model == 'latent' and config.autoencoder: changes['vae'] = _kept_vae(run) or vae_config(config.autoencoder)
     if before:
         if config.model not in ('cascade', 'progressive'): raise InputError(f"previous={before}: only a cascade's stage has one before it, and a progressive network may begin with another's stages; use model='cascade' or 'progressive'")
         d = read_json(Path(before)/'config.json')
@@ -561,7 +564,10 @@ def model_config(
         elif d['kind'] != 'progressive': raise InputError(f"{before}: holds a {d['kind']} model; a progressive network begins with a progressive one's stages")
     return replace(preset_of(config), **{**changes, **config.settings})
 
-
+def _kept_vae(run):
+    "Fields of the autoencoder that a run has begun with; its weights are in the same file."
+    file = Path(run)/'base.safetensors' if run else None
+    return read_tensors(file)[1].get('vae') if file and file.exists() else None
 
 # %% ../nbs/21_training.ipynb #1abfb520
 def learner(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['vae_sizes', 'wrappers', 'VAEConfig', 'vae_preset', 'MaisiVAE', 'padded', 'pad_end', 'windows', 'blended',
-           'read_checkpoint', 'load_strictly', 'random_crop', 'train_vae']
+           'read_checkpoint', 'load_strictly', 'random_crop', 'train_vae', 'stored_vae']
 
 # %% ../../nbs/14_vae.ipynb #9e7c4b6f
 import json, math
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from ..files import InputError, read_json, staged, write_json
 from ..diffusion import NotFinite
 
-# %% ../../nbs/14_vae.ipynb #00d0eaae
+# %% ../../nbs/14_vae.ipynb #3d765771
 @dataclass(frozen=True)
 class VAEConfig:
     "Everything that rebuilds a `MaisiVAE`."
@@ -38,12 +38,7 @@ class VAEConfig:
 
     def __post_init__(self):
         for k in ('channels', 'blocks', 'window'): object.__setattr__(self, k, tuple(getattr(self, k)))
-        unit = [math.lcm(self.factor, self.factor*(self.splits if a == self.split_axis else 1)) for a in range(3)]
-        least = 4*self.factor*self.splits
-        if self.overlap < 0 or self.overlap % self.factor: raise InputError(f'VAEConfig: overlap={self.overlap}; windows meet at whole latents, so give a multiple of {self.factor}')
-        if self.overlap > min(self.window)//2: raise InputError(f'VAEConfig: overlap={self.overlap} is more than half of the smallest side of window={self.window}')
-        if any(w % u for w, u in zip(self.window, unit)) or self.window[self.split_axis] < least:
-            raise InputError(f'VAEConfig: window={self.window} must have sides of multiples of {unit}, and with splits={self.splits} at least {least} along axis {self.split_axis}')
+        _check_sizes(self); _check_windows(self)
     @property
     def factor(self): return 2**(len(self.channels) - 1)  # voxels a latent, in each axis
     def to_dict(self): return json.loads(json.dumps(asdict(self)))
@@ -52,6 +47,23 @@ class VAEConfig:
         if extra := sorted(set(d) - {f.name for f in fields(cls)}): raise InputError(f'VAEConfig: unknown field {", ".join(extra)}')
         return cls(**d)
 
+def _check_sizes(c):
+    "What no network can be made of."
+    if not c.channels or min(*c.channels, c.groups, c.latent_channels, c.levels, c.splits) < 1:
+        raise InputError(f'VAEConfig: channels={c.channels}, groups={c.groups}, latent_channels={c.latent_channels}, levels={c.levels}, splits={c.splits}: at least 1 is needed of each')
+    if len(c.blocks) != len(c.channels) or min(c.blocks) < 1: raise InputError(f'VAEConfig: blocks={c.blocks} for channels={c.channels}; give {len(c.channels)} numbers, one a level, at least 1 each')
+    if bad := [n for n in c.channels if n % c.groups]: raise InputError(f'VAEConfig: channels {bad} are no multiples of groups={c.groups}; groups={math.gcd(*c.channels)} divides all of {c.channels}')
+
+def _check_windows(c):
+    "Windows that would not join at whole latents, or could not be cut into pieces."
+    if len(c.window) != 3 or min(c.window) < 1 or c.split_axis not in (0, 1, 2): raise InputError(f'VAEConfig: window={c.window}, split_axis={c.split_axis}; a volume has three sides of at least one voxel, and axes 0, 1 and 2')
+    if c.overlap < 0 or c.overlap % c.factor: raise InputError(f'VAEConfig: overlap={c.overlap}; windows meet at whole latents, so give a multiple of {c.factor}')
+    if c.overlap > min(c.window)//2: raise InputError(f'VAEConfig: overlap={c.overlap} is more than half of the smallest side of window={c.window}')
+    unit, least = [c.factor*(c.splits if a == c.split_axis else 1) for a in range(3)], 4*c.factor*c.splits
+    if any(w % u for w, u in zip(c.window, unit)) or c.window[c.split_axis] < least:
+        raise InputError(f'VAEConfig: window={c.window} must have sides of multiples of {unit}, and with splits={c.splits} at least {least} along axis {c.split_axis}')
+
+# %% ../../nbs/14_vae.ipynb #8112d8c0
 vae_sizes = dict(published=dict(channels=(64, 128, 256), blocks=(2, 2, 2), groups=32), small={})
 
 def vae_preset(
@@ -89,13 +101,13 @@ class MaisiVAE(nn.Module):
     def to_range(self, hu): return ((hu.float() - self.low)/(self.high - self.low)).clamp(0, 1)
     def to_hu(self, x): return x.float()*(self.high - self.low) + self.low
 
-# %% ../../nbs/14_vae.ipynb #ea9a7c23
+# %% ../../nbs/14_vae.ipynb #41297e19
 def padded(
     n:int,       # voxels
     factor=4,    # voxels a latent
     levels=1,    # of a U-Net on the latents
-    splits=1,    # of convolutions, if this axis is the one that is cut; it must be divisible all the same
-    least=1,     # voxels
+    splits=1,    # pieces that convolutions may be cut into; axes that are not cut take the multiple as well
+    least=1,     # voxels to make at least
 )->int: # voxels
     "The length to pad an axis to."
     unit = math.lcm(factor*2**(levels - 1), factor*splits)
@@ -249,12 +261,13 @@ def load_published(self:MaisiVAE,
     print("MAISI's weights come under NVIDIA's licence, not under this library's; read it before you use or share what they make.")
     return self.eval()
 
-# %% ../../nbs/14_vae.ipynb #af1c7ac3
+# %% ../../nbs/14_vae.ipynb #fdb458b1
 def random_crop(
     hu,   # (…, D, H, W)
     crop, # (d, h, w)
     rng,  # numpy's generator
 )->Tensor: # (…, d, h, w), whole axes where they are shorter
+    "A part of a volume, anywhere in it."
     at = [int(rng.integers(max(n - c, 0) + 1)) for n, c in zip(hu.shape[-3:], crop)]
     return hu[(..., *[slice(a, a + c) for a, c in zip(at, crop)])]
 
@@ -308,7 +321,7 @@ def measure_scale(self:MaisiVAE,
     n = [[-(-k//self.config.factor) for k in x.shape[1:]] for x in items]
     return self.scale.fill_(1/torch.cat([self.encode(x[None])[(..., *map(slice, k))].flatten() for x, k in zip(items, n)]).std()).item()
 
-# %% ../../nbs/14_vae.ipynb #e5c19df6
+# %% ../../nbs/14_vae.ipynb #42ee3401
 @patch
 def save(self:MaisiVAE,
     folder, # made if absent; other files in it are left alone
@@ -320,16 +333,24 @@ def save(self:MaisiVAE,
     write_json(folder/'config.json', config)
     return folder
 
+def stored_vae(
+    folder, # what `MaisiVAE.save` wrote
+)->VAEConfig:
+    "The configuration of an autoencoder in a folder."
+    path = Path(folder)/'config.json'
+    d = read_json(path)
+    if d.get('kind') != MaisiVAE.kind or not isinstance(d.get('model'), dict): raise InputError(f'{path}: not the configuration of a {MaisiVAE.kind} model; give the folder of an autoencoder.')
+    try: return VAEConfig.from_dict(d['model'])
+    except TypeError as e: raise InputError(f'{path}: {e}') from None
+
 @patch(cls_method=True)
 def load(cls:MaisiVAE,
     folder,       # what `save` wrote
     device='cpu',
 )->MaisiVAE: # in eval mode
     "Rebuild from the folder alone."
-    path = Path(folder)/'config.json'
-    d = read_json(path)
-    if d.get('kind') != cls.kind or not isinstance(d.get('model'), dict): raise InputError(f'{path}: not the configuration of a {cls.kind} model.')
-    weights = path.with_name('model.safetensors')
-    try: vae = cls(VAEConfig.from_dict(d['model']))
-    except TypeError as e: raise InputError(f'{path}: {e}') from None
-    return load_strictly(vae, read_checkpoint(weights), weights).to(device).eval()
+    config, weights = stored_vae(folder), Path(folder)/'model.safetensors'
+    vae = load_strictly(cls(config), read_checkpoint(weights), weights)
+    with safe_open(weights, 'pt') as f: written = (f.metadata() or {}).get('config')
+    if written and VAEConfig.from_dict(json.loads(written)['model']) != config: raise InputError(f'{weights}: was written with another config than the config.json beside it; was that edited, or taken from another folder?')
+    return vae.to(device).eval()

@@ -6,7 +6,7 @@
 __all__ = ['PairConfig', 'prepare_series', 'slab_positions', 'PairDataset', 'collate_pairs', 'slice_mask', 'PairCohort',
            'matched']
 
-# %% ../../nbs/05b_pairs.ipynb #f3590425
+# %% ../../nbs/05b_pairs.ipynb #d0f6262f
 import hashlib, json, re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +16,12 @@ from fastcore.basics import patch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from ..files import InputError, staged
-from ..slab import ThickSlice, along_depth, between, depth_positions, slab_operators, slice_places
+from ..slab import ThickSlice, between, depth_positions, slab_operators, slice_places
 from ..volume import Volume
-from .cohort import Case, CTDataset, FORMAT, Unusable, _stamp, _whole, cache_files, prepare_parts
+from .cohort import Case, CTDataset, FORMAT, Unusable, _stamp, _whole, prepare_parts
 from .dicom import read_ct
 
-# %% ../../nbs/05b_pairs.ipynb #662b2b57
+# %% ../../nbs/05b_pairs.ipynb #9a5ba39e
 @dataclass(frozen=True)
 class PairConfig:
     "How thick slices are made of thin ones, and how much of them an item shows."
@@ -29,13 +29,13 @@ class PairConfig:
     slices: int = 24 # thin slices of a training item
     crop: int = 48 # its pixels along each axis in plane
     flip: bool = True # mirror each axis at random: the slabs of a mirrored patient are the mirrored slabs
-    max_patients: int = 0 # 0: all
+    max_patients: int = 0 # 0: all; else at least 3, one in each part
 
     def __post_init__(self):
         object.__setattr__(self, 'ratios', tuple(float(r) for r in np.atleast_1d(self.ratios)))
         if not self.ratios or not all(1 < r <= self.slices/2 for r in self.ratios): raise InputError(f'ratios={self.ratios}: a slab is thicker than one thin slice, and two of them must fit into slices={self.slices}')
         if min(self.slices, self.crop) < 4: raise InputError(f'slices={self.slices}, crop={self.crop}: at least 4 of each')
-        if self.max_patients < 0: raise InputError(f'max_patients={self.max_patients}: must be 0 (all) or more')
+        if self.max_patients < 0 or self.max_patients in (1, 2): raise InputError(f'max_patients={self.max_patients}: must be 0 (all), or at least 3: one to train on, one to validate, one to test')
 
 # %% ../../nbs/05b_pairs.ipynb #050acea9
 def prepare_series(
@@ -55,14 +55,14 @@ def prepare_series(
     if shape[0] < 2*max(config.ratios): raise Unusable(f'{case.path}: {shape[0]} slices are fewer than two slabs of {max(config.ratios):g}')
     return Case(case.patient, case.path, case.label, file)
 
-# %% ../../nbs/05b_pairs.ipynb #74cfad95
+# %% ../../nbs/05b_pairs.ipynb #2aa367a8
 def slab_positions(n, ratio): # thin slices; thickness in thin slices → (n,), (m,) in thin spacings
     "n thin slices, and as many whole slabs as fit, in their middle."
     m = int(n/ratio + 1e-6)
     return torch.arange(n).double(), (torch.arange(m).double() + .5 - m/2)*ratio + (n - 1)/2
 
 class PairDataset:
-    "Items `(thick (1, m, h, w), operators (4, n, m), places (n, 3), thin (1, n, h, w))`, in 1000 HU."
+    "Items `(thick (1, m, h, w), operators (4, n, m), places (n, 3), thin (1, n, h, w))`, in 1000 HU; `slab_operators` and `slice_places` say what the middle two are."
     def __init__(self, cases, config,
         augment=False, # draw part, ratio and mirroring at random? Else the middle, twice as deep and a third wider
         seed=0,
@@ -86,9 +86,11 @@ class PairDataset:
         at, T = slab_positions(x.shape[1], ratio), ratio
         return ThickSlice(*at, T)(x), slab_operators(*at, T), slice_places(*at, T), x
 
-# %% ../../nbs/05b_pairs.ipynb #ad9c649e
+# %% ../../nbs/05b_pairs.ipynb #f344b213
 @patch
-def volume(self:PairDataset, i)->Volume: # HU
+def volume(self:PairDataset,
+    i, # series, not item
+)->Volume: # HU
     "A whole thin series."
     with safe_open(self.cases[i].file, 'pt') as f: return Volume(f.get_tensor('hu').float().numpy(), affine=np.array(self.meta(i)['affine']))
 
@@ -114,7 +116,7 @@ def slice_mask(
     "Which thin slices of a padded batch exist."
     return operators[:, 1].sum(-1)[:, None, :, None, None] > .5
 
-# %% ../../nbs/05b_pairs.ipynb #22e3c6e7
+# %% ../../nbs/05b_pairs.ipynb #e9d6d0bb
 @dataclass(frozen=True)
 class PairCohort:
     "Thin series in three parts, split by patient."
@@ -123,7 +125,7 @@ class PairCohort:
     def __repr__(self): return 'Thin series of ' + ', '.join(f'{len({c.patient for c in cs})} {n}' for n, cs in self.parts.items()) + f' patients, slabs of {" and ".join(f"{r:g}" for r in self.config.ratios)} slices'
     def dataset(self, part, augment=False, seed=0, passes=1): return PairDataset(self.parts[part], self.config, augment, seed, passes)
     def patients(self, part): return [c.patient for c in self.parts[part]]
-    def ratio(self): return 1.  # slabs are made at the resolution that is asked for: the relation is the task, not a crime
+    def ratio(self): return 1.  # of resolutions, as `Cohort` has it: here y = Sx is the task itself, no inverse crime
 
     def dataloaders(self, batch_size=4, seed=0, device=None, num_workers=0, passes=1):
         "fastai `DataLoaders`; three inputs, one target. Validation takes series one by one, since their sizes differ."

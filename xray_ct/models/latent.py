@@ -4,28 +4,26 @@
 
 # %% auto #0
 __all__ = ['latent_sizes', 'LatentConfig', 'latent_preset', 'latent_unet', 'LatentModel', 'LatentLoss', 'vae_config',
-           'train_latent', 'series_cost']
+           'series_cost']
 
-# %% ../../nbs/19_latent.ipynb #72a4f9f2
+# %% ../../nbs/19_latent.ipynb #0ad29b22
 import json, math
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
-import numpy as np
 import torch
 from torch import nn, Tensor
 from fastcore.basics import patch
-from tqdm.auto import tqdm
-from ..files import InputError, read_json
-from ..diffusion import Diffusion, NoiseSchedule, NotFinite, sample as sampler, seeded_noise
+from ..files import InputError
+from ..diffusion import Diffusion, NoiseSchedule, sample as sampler, seeded_noise
 from ..slab import ThickSlice, along_depth, limits, slab_operators
-from ..blocks.vae import MaisiVAE, VAEConfig, load_strictly, train_vae, vae_preset, windows
+from ..blocks.vae import MaisiVAE, VAEConfig, load_strictly, stored_vae, train_vae, vae_preset, windows
 from ..memory import vet
 from ..data.pairs import slice_mask
 from .direct import Stored
 from .thin import ThinNet, deep
 
-# %% ../../nbs/19_latent.ipynb #3132b3a9
+# %% ../../nbs/19_latent.ipynb #fde29c2a
 @dataclass(frozen=True)
 class LatentConfig:
     "Everything that rebuilds a `LatentModel`."
@@ -33,28 +31,42 @@ class LatentConfig:
     channels: tuple = (32, 64)         # of the U-Net's levels; each but the last halves the latents
     blocks: int = 1                    # residual blocks a level
     attention: tuple = (False, False)  # levels with self-attention; keep it to the coarse ones
-    head_channels: int = 32            # of an attention head
+    head_channels: int = 32            # of an attention head: the last level has them always, between down and up
     groups: int = 8                    # of GroupNorm
     prediction: str = 'v'              # 'v', 'x0' or 'eps'
     schedule: str = 'cosine'
     betas: tuple = (1e-4, 2e-2)        # first and last, of schedules that have them
     zero_terminal_snr: bool = False
     min_snr_gamma: float = 5.          # 0: plain MSE
-    sample_steps: int = 20
+    sample_steps: int = 20             # of DDIM, 1 to 1000
     eta: float = 0.                    # 0: DDIM; 1: ancestral
 
     def __post_init__(self):
         for k in ('channels', 'attention', 'betas'): object.__setattr__(self, k, tuple(getattr(self, k)))
-        if len(self.channels) != len(self.attention): raise InputError(f'LatentConfig: {len(self.channels)} channels, but attention is told for {len(self.attention)} levels; give one for each')
-        if bad := [n for n in self.channels if n % self.groups]: raise InputError(f'LatentConfig: channels {bad} are no multiples of groups={self.groups}')
-        if self.attention[0]: raise InputError('LatentConfig: attention at the finest level of the latents is 1.3 million tokens for 512×512×300; keep it to the coarse levels')
-        if self.sample_steps < 1: raise InputError(f'LatentConfig: sample_steps={self.sample_steps}: at least 1 is needed')
+        _check(self)
         object.__setattr__(self, 'vae', {**VAEConfig.from_dict({**self.vae, 'levels': len(self.channels)}).to_dict()})
+    def process(self): # → `Diffusion`
+        "The schedule and the prediction type; refuses those that don't exist."
+        return Diffusion(NoiseSchedule(self.schedule, zero_terminal_snr=self.zero_terminal_snr, betas=self.betas), self.prediction, self.min_snr_gamma)
     def to_dict(self): return json.loads(json.dumps(asdict(self)))
     @classmethod
     def from_dict(cls, d):
         if extra := sorted(set(d) - {f.name for f in fields(cls)}): raise InputError(f'LatentConfig: unknown field {", ".join(extra)}')
         return cls(**d)
+
+def _check(c):
+    "What could not be built, trained or sampled is refused where it is written down."
+    if len(c.channels) != len(c.attention): raise InputError(f'LatentConfig: {len(c.channels)} channels, but attention is told for {len(c.attention)} levels; give one for each')
+    if not c.channels or min(*c.channels, c.blocks, c.head_channels, c.groups) < 1: raise InputError(f'LatentConfig: channels={c.channels}, blocks={c.blocks}, head_channels={c.head_channels}, groups={c.groups}: at least 1 is needed of each')
+    if bad := [n for n in c.channels if n % c.groups]: raise InputError(f'LatentConfig: channels {bad} are no multiples of groups={c.groups}; groups={math.gcd(*c.channels)} divides all of {c.channels}')
+    if c.attention[0]: raise InputError('LatentConfig: attention at the finest level of the latents is 1.3 million tokens for 512×512×300; keep it to the coarse levels')
+    attend = {n for n, a in zip(c.channels, c.attention) if a} | {c.channels[-1]}
+    if bad := sorted(n for n in attend if n % c.head_channels):
+        raise InputError(f'LatentConfig: head_channels={c.head_channels} does not divide the {bad} of channels={c.channels} (heads are at the last level, and where attention says); head_channels={math.gcd(*attend)} does')
+    if not 1 <= c.sample_steps <= NoiseSchedule.steps: raise InputError(f'LatentConfig: sample_steps={c.sample_steps}; 1 to {NoiseSchedule.steps} can be taken')
+    if not 0 <= c.eta <= 1: raise InputError(f'LatentConfig: eta={c.eta}; it goes from 0 (DDIM) to 1 (ancestral)')
+    if not c.min_snr_gamma >= 0: raise InputError(f'LatentConfig: min_snr_gamma={c.min_snr_gamma}; give 0 (plain MSE) or more')
+    c.process()
 
 # %% ../../nbs/19_latent.ipynb #4f4c84ff
 latent_sizes = dict(tiny={},
@@ -78,7 +90,7 @@ def latent_unet(c:LatentConfig):
     return DiffusionModelUNet(spatial_dims=3, in_channels=2*n, out_channels=n, num_res_blocks=c.blocks, channels=c.channels, attention_levels=c.attention,
         norm_num_groups=c.groups, num_head_channels=c.head_channels, use_flash_attention=True)
 
-# %% ../../nbs/19_latent.ipynb #d84c10cd
+# %% ../../nbs/19_latent.ipynb #a1e8abe1
 class LatentModel(Stored):
     "Thin slices from a guess of them, by diffusion on the latents of a frozen autoencoder."
     Config, kind, needs_target, fixed = LatentConfig, 'latent', True, ('vae.',)
@@ -86,7 +98,7 @@ class LatentModel(Stored):
         super().__init__(config)
         c = config
         self.vae, self.unet = MaisiVAE(VAEConfig.from_dict(c.vae)).requires_grad_(False).eval(), latent_unet(c)
-        self.diffusion = Diffusion(NoiseSchedule(c.schedule, zero_terminal_snr=c.zero_terminal_snr, betas=c.betas), c.prediction, c.min_snr_gamma)
+        self.diffusion = c.process()
     def train(self, mode=True):
         super().train(mode)
         self.vae.eval()  # frozen, always
@@ -97,6 +109,7 @@ def set_vae(self:LatentModel,
     vae, # a trained `MaisiVAE` of the same sizes
 )->LatentModel:
     "Take over its weights and its latent scale."
+    if vae.config.groups != self.vae.config.groups: raise InputError(f'LatentModel.set_vae: an autoencoder of groups={vae.config.groups}, where the model was made for groups={self.vae.config.groups}; its weights would fit and mean something else')
     load_strictly(self.vae, vae.state_dict(), 'LatentModel.set_vae')
     return self
 
@@ -196,10 +209,11 @@ def refine(self:LatentModel,
     guess = along_depth(slab_operators(thin_at, thick_at, thickness)[0].to(y), y)
     return self.sample(guess, [seed], thick=y, operator=operator, consistent=consistent is not False, progress=progress)[0, 0].cpu()
 
-# %% ../../nbs/19_latent.ipynb #d1f96dc4
+# %% ../../nbs/19_latent.ipynb #b9e5c436
 class LatentLoss(nn.Module):
-    "The denoising error; in validation, the MSE of a sample."
-    def forward(self, pred, target, given=None): return pred.mean() if pred.dim() == 1 else (pred.float() - target).square().mean()
+    "The denoising error; in validation, the MSE of a sample, in (1000 HU)²."
+    def forward(self, pred, target, given=None): # pred: (B,) terms, or (B, 1, n, H, W) like target → scalar
+        return pred.mean() if pred.dim() == 1 else (pred.float() - target).square().mean()
 
 LatentModel.floors = ThinNet.floors  # what it has to beat is the same interpolation
 
@@ -219,45 +233,8 @@ def fit_vae(self:LatentModel,
 
 def vae_config(path)->dict: # fields of `VAEConfig`
     "Of MAISI's checkpoint, or of the folder of a `MaisiVAE`."
-    return read_json(Path(path)/'config.json').get('model', {}) if Path(path).is_dir() else vae_preset('published').to_dict()
-
-# %% ../../nbs/19_latent.ipynb #64da9f63
-@patch
-@torch.no_grad()
-def cache(self:LatentModel,
-    pairs, # sequence of (guess, target) or (guess, target, mask), each (1, D, H, W), HU
-    progress=False,
-)->list: # of (latents of the guess (C, d, h, w), of the target, mask (1, d, h, w))
-    "What `train_latent` learns from."
-    out = []
-    for guess, target, *mask in tqdm(pairs, desc='encoding', leave=False, disable=not progress):
-        mask = mask[0] if mask else torch.ones_like(target, dtype=torch.bool)
-        target = torch.where(mask > 0, target, guess)
-        out.append((self.vae.encode(guess[None])[0], self.vae.encode(target[None])[0], self.vae.latent_mask(mask[None])[0]))
-    return out
-
-def train_latent(
-    model,        # `LatentModel`, its U-Net changed in place
-    cached,       # of `cache`, of one shape
-    steps=200, batch=2,
-    lr=1e-3,      # largest, of a one-cycle schedule
-    seed=0,
-    progress=False, # a bar
-)->list: # the loss of each step
-    "Train the U-Net; leaves the model in eval mode."
-    rng, seen = np.random.default_rng(seed), []
-    torch.manual_seed(seed)
-    opt = torch.optim.AdamW(model.train().unet.parameters(), lr)
-    rate = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=steps, pct_start=.15)
-    for i in tqdm(range(steps), desc='training', leave=False, disable=not progress):
-        z = [torch.stack(t) for t in zip(*[cached[int(k)] for k in rng.integers(len(cached), size=batch)])]
-        loss = model.terms_latent(*z).mean()
-        if not loss.isfinite(): raise NotFinite(f'train_latent: the loss is {loss.item()} at step {i+1} of {steps}; lower lr={lr}, or look for NaN in the latents')
-        opt.zero_grad(); loss.backward()
-        nn.utils.clip_grad_norm_(model.unet.parameters(), 1.)
-        opt.step(); rate.step(); seen.append(loss.item())
-    model.eval()
-    return seen
+    if not Path(path).exists(): raise InputError(f"{path}: no such file or folder; give MAISI's checkpoint, or the folder of an autoencoder")
+    return (stored_vae(path) if Path(path).is_dir() else vae_preset('published')).to_dict()
 
 # %% ../../nbs/19_latent.ipynb #8b3057cd
 class _Half(nn.Module):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ThinConfig', 'thin_preset', 'deep', 'fold', 'unfold', 'block', 'PlaneUNet', 'ThinNet', 'SliceLoss']
 
-# %% ../../nbs/18b_thin.ipynb #70c0c890
+# %% ../../nbs/18b_thin.ipynb #d70ebddd
 import math
 from dataclasses import asdict, dataclass, fields
 import torch
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fastcore.basics import patch
 from ..files import InputError
 from ..slab import slab_operators, slice_places
-from ..data.pairs import collate_pairs, slice_mask
+from ..data.pairs import slice_mask
 from ..blocks.cnn import RMSNorm3d
 from .direct import Stored, zeroed
 
@@ -46,7 +46,7 @@ def thin_preset(
     if name not in sizes: raise InputError(f'The preset {name!r} is not known; choose one of {sorted(sizes)}.')
     return ThinConfig(**{**sizes[name], **changes})
 
-# %% ../../nbs/18b_thin.ipynb #5b5eec3e
+# %% ../../nbs/18b_thin.ipynb #4fdc6e38
 def deep(
     M:Tensor, # (B, n, m)
     x:Tensor, # (B, C, m, H, W)
@@ -54,10 +54,16 @@ def deep(
     "Each item's own matrix along its depth."
     return (M[:, None].float() @ x.flatten(-2).float()).unflatten(-1, x.shape[-2:])
 
-def fold(x): return F.pixel_unshuffle(x.movedim(1, 2), 2).movedim(1, 2)   # (B, C, D, H, W) → (B, 4C, D, H/2, W/2)
-def unfold(x): return F.pixel_shuffle(x.movedim(1, 2), 2).movedim(1, 2)
+def fold(x): # (B, C, D, H, W) → (B, 4C, D, H/2, W/2)
+    "2×2 pixels of the plane become channels."
+    return F.pixel_unshuffle(x.movedim(1, 2), 2).movedim(1, 2)
+def unfold(x): # (B, 4C, D, H, W) → (B, C, D, 2H, 2W)
+    "The inverse of `fold`."
+    return F.pixel_shuffle(x.movedim(1, 2), 2).movedim(1, 2)
 
-def block(n): return nn.Sequential(RMSNorm3d(n), nn.SiLU(), nn.Conv3d(n, n, 3, 1, 1), RMSNorm3d(n), nn.SiLU(), zeroed(nn.Conv3d(n, n, 3, 1, 1)))
+def block(n): # channels
+    "A residual branch, zero at first."
+    return nn.Sequential(RMSNorm3d(n), nn.SiLU(), nn.Conv3d(n, n, 3, 1, 1), RMSNorm3d(n), nn.SiLU(), zeroed(nn.Conv3d(n, n, 3, 1, 1)))
 
 # %% ../../nbs/18b_thin.ipynb #ef5dddc9
 class PlaneUNet(nn.Module):
@@ -97,9 +103,14 @@ class ThinNet(Stored):
         voxels = 2*(1 + 1 + 2 + 1) + sum(2**(i + 1)*2*c.blocks*(1 + (i < n - 1)) for i in range(n))
         return (voxels//self.step + 2)*self.step
 
-# %% ../../nbs/18b_thin.ipynb #7b4e0638
+# %% ../../nbs/18b_thin.ipynb #9f3f9399
 @patch
-def residual(self:ThinNet, thick, guess, operators, places)->Tensor: # (B, 1, n, H, W)
+def residual(self:ThinNet,
+    thick, # (B, 1, m, H, W) 1000 HU
+    guess, # (B, 1, n, H, W) 1000 HU, the interpolation
+    operators, # (B, 4, n, m)
+    places, # (B, n, 3)
+)->Tensor: # (B, 1, n, H, W) 1000 HU
     "What the network adds to the interpolation, before it is projected."
     H, W = thick.shape[-2:]
     air = lambda x: fold(F.pad(x + 1, (0, -W % self.step, 0, -H % self.step)))                  # air is 0: what lies outside the picture is air
@@ -148,13 +159,13 @@ def refine(self:ThinNet,
         out[:, i:i + tile, j:j + tile] = 1000*part[:, i - a:i - a + tile, j - b:j - b + tile].cpu()
     return out
 
-# %% ../../nbs/18b_thin.ipynb #8e4bb71b
+# %% ../../nbs/18b_thin.ipynb #b83a96b2
 class SliceLoss(nn.Module):
     "Weighted L1 and MSE in units of 100 HU, where an error of an interpolated edge counts alike in both."
     def __init__(self, l1=1., mse=1.):
         super().__init__()
         self.l1, self.mse = l1, mse
-    def forward(self, pred, target, given=None): # (B, 1, n, H, W) each → scalar
+    def forward(self, pred, target, given=None): # (B, 1, n, H, W) each, 1000 HU → scalar
         e = 10*(pred.float() - target)
         return self.l1*e.abs().mean() + self.mse*e.square().mean()
 
