@@ -32,11 +32,11 @@ def readable(run):
     "Every file of a run folder that isn't half of one that was never finished (those begin with a dot) can be read."
     from PIL import Image
     from safetensors import safe_open
-    from xray_ct.training import read_tensors
+    from xray_ct.training import read_state
     files = [p for p in run.rglob('*') if p.is_file() and not any(part.startswith('.') for part in p.relative_to(run).parts)]
     for f in files:
         if f.suffix == '.json': json.loads(f.read_text())
-        elif f.name.split('.')[0] in ('state', 'base') and f.suffix == '.safetensors': read_tensors(f)
+        elif f.name.split('.')[0] in ('state', 'base') and f.suffix == '.safetensors': read_state(f)
         elif f.suffix == '.safetensors':
             with safe_open(f, 'pt') as t: [t.get_tensor(k) for k in t.keys()]
         elif f.suffix == '.jpg': Image.open(f).load()
@@ -54,7 +54,7 @@ def same(a, b):
 
 def main(n, seed):
     from xray_ct.data.phantom import write_cohort
-    from xray_ct.training import read_tensors
+    from xray_ct.training import read_state
     os.environ['OMP_NUM_THREADS'] = '1'
     folder, rng, length = Path(tempfile.mkdtemp(prefix='xray_ct_kill_')), random.Random(seed), {}
     write_cohort(folder/'cts', n=12, size=32, spacing=10.)
@@ -80,7 +80,7 @@ def main(n, seed):
             time.sleep(.1)
         else: raise AssertionError('a process lives on')
         left, rest = readable(folder/name), len(list((folder/name).rglob('.*.tmp')))
-        head = read_tensors(state)[1] if (state := folder/name/'state.safetensors').exists() else dict(epoch=0, step=0)
+        head = read_state(state)[1] if (state := folder/name/'state.safetensors').exists() else dict(epoch=0, step=0)
         assert start(folder, name, k).wait() == 0, (folder/f'{name}.log').read_text()[-4000:]
         same(folder/name, folder/f'plain{k}')
         readable(folder/name)

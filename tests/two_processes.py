@@ -85,12 +85,12 @@ def main():
     from xray_ct.data.phantom import write_cohort
     from xray_ct.distributed import fit_by, launch
     from xray_ct.files import InputError, read_json
-    from xray_ct.training import fit, read_tensors
+    from xray_ct.training import fit, read_state
     os.environ['OMP_NUM_THREADS'] = '1'
     folder, config = Path(tempfile.mkdtemp()), settings()
     write_cohort(folder/'cts', n=16, size=32, spacing=10.)
     def start(n, name, kind='-', at=-1): return launch([sys.executable, __file__, 'job', folder, name, kind, at], n)
-    def curves(name): return [row[:-1] for row in read_tensors(folder/name/'state.safetensors')[1]['rows']]  # what log.csv rounds, without the seconds
+    def curves(name): return [row[:-1] for row in read_state(folder/name/'state.safetensors')[1]['rows']]  # what log.csv rounds, without the seconds
     def apart(a, b): return max(abs(x - y) for r, s in zip(curves(a), curves(b), strict=True) for x, y in zip(r, s, strict=True))
     def weights(a, b):
         x, y = (load_file(folder/n/'state.safetensors') for n in (a, b))

@@ -142,16 +142,17 @@ class Together(Callback):
         self.learn.loss = total(self.loss*weight)
         self.learn.loss_grad = self.loss_grad*(weight*world())
 
-# %% ../nbs/20b_ranks.ipynb #73045172
+# %% ../nbs/20b_ranks.ipynb #795a30e0
 def sharded(
     model, # on its device; its parameters are replaced by shares of them
 ): # the same model
-    "FSDP over all processes: what training changes is dealt out, block by block (whole where a model says `by_block = False`, since parts of its blocks are called by themselves)."
+    "FSDP over all processes: what training changes is dealt out, block by block. Modules that say `by_block = False`, since parts of them are called by themselves, are gathered with what is in no block."
     device = next(model.parameters()).device
     model, mesh = synced(model, device), init_device_mesh(device.type, (world(),))
     fixed = lambda name: name.startswith(getattr(model, 'fixed', ()))
-    for name, block in blocks_of(model).items() if getattr(model, 'by_block', True) else ():
-        if not fixed(name): fully_shard(block, mesh=mesh)
+    apart = tuple(f'{name}.' for name, m in model.named_modules() if not getattr(m, 'by_block', True))
+    for name, block in blocks_of(model).items():
+        if not fixed(name) and not f'{name}.'.startswith(apart): fully_shard(block, mesh=mesh)
     return fully_shard(model, mesh=mesh, ignored_params={p for name, p in model.named_parameters() if fixed(name)})
 
 def part(t): return t.to_local() if isinstance(t, DTensor) else t

@@ -253,6 +253,7 @@ def enlarged(
 # %% ../../nbs/09_cnn.ipynb #7f91c833
 class FusionStage(nn.Module):
     "Fuse what is coarser, up-sampled, with pictures, lifted, and guides; residual dense blocks; a head of one channel that starts at zero."
+    by_block = False  # its parts are called one by one
     def __init__(self,
         channels:int,  # of its features
         pictures:int,  # channels of a picture's features …
