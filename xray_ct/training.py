@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['presets', 'models', 'cohorts', 'RunConfig', 'preset_of', 'with_settings', 'Reseed', 'learning_rate', 'Schedule',
            'averaged', 'EMA', 'Accumulate', 'Diverged', 'Guard', 'psnr', 'Score', 'Gate', 'EpochLog', 'live_line',
-           'Bar', 'save_tensors', 'read_tensors', 'older', 'shift', 'State', 'Stop', 'SaveBest', 'model_page', 'Page',
+           'Bar', 'save_state', 'read_state', 'older', 'shift', 'State', 'Stop', 'SaveBest', 'model_page', 'Page',
            'tune_allocator', 'fit_base', 'measure_floors', 'build', 'stage_before', 'model_config', 'learner',
            'criterion', 'Penalty', 'GiveXrays', 'tracker', 'fit', 'rehearsal']
 
-# %% ../nbs/21_training.ipynb #03d3fe2d
-import csv, ctypes, hashlib, json, os, platform, random, re, shutil, signal, sys, threading, time
+# %% ../nbs/21_training.ipynb #23fc487e
+import csv, ctypes, json, os, platform, random, re, shutil, signal, sys, threading, time
 from contextlib import contextmanager
 from dataclasses import dataclass, field, asdict, fields, replace
 from functools import partial
@@ -18,13 +18,11 @@ from pathlib import Path
 import torch
 from torch import nn
 from fastcore.basics import patch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from fastai.basics import Callback, Learner, Adam, set_seed
 from fastai.callback.core import CancelBatchException, CancelFitException, CancelTrainException
 from fastai.callback.schedule import SchedCos
 from fastai.metrics import ValueMetric
-from .files import InputError, staged, write_json, read_json, _explain
+from .files import InputError, staged, write_json, read_json, read_tensors, save_tensors, _explain
 from .provenance import provenance
 from .volume import Window
 from .losses import ReconstructionLoss
@@ -124,11 +122,11 @@ def with_settings(
         else: raise InputError(f'no setting is called {k!r}; there are {", ".join(f.name for c in (config, config.cohort, model) for f in fields(c) if f.name not in ("cohort", "settings", "geometry", "model"))}')
     return config
 
-# %% ../nbs/21_training.ipynb #84b8965c
+# %% ../nbs/21_training.ipynb #3dbc2985
 class Reseed(Callback):
     "What is random follows from (seed, epoch, step): a run can begin anywhere without a generator's state."
     order = -20
-    def __init__(self, seed): self.seed, self.start, self.skip = seed, 0, 0  # what an earlier process has done: epochs, and batches of the next one
+    def __init__(self, seed): self.seed, self.start, self.past = seed, 0, 0  # what an earlier process has done: epochs, and batches of the next one
     def reseed(self, step=0): set_seed(((self.seed*1_000_003 + self.epoch)*1_000_003 + step + 7919*rank()) % 2**31)  # processes that share a batch draw noise of their own
     def before_epoch(self):
         self.learn.epoch = self.epoch + self.start
@@ -137,14 +135,14 @@ class Reseed(Callback):
             if hasattr(dl.dataset, 'epoch'): dl.dataset.epoch = self.epoch
     def before_train(self):
         self.steps = len(self.dl)
-        if self.skip: self.dl.get_idxs = partial(_rest, self.dl, self.skip)
+        if self.past: self.dl.get_idxs = partial(_rest, self.dl, self.past)
     def before_batch(self):
         if not self.training: return
-        self.learn.iter = self.iter + self.skip
+        self.learn.iter = self.iter + self.past
         self.reseed(self.iter)
     def after_train(self):
-        if self.skip: del self.dl.get_idxs
-        self.skip = 0
+        if self.past: del self.dl.get_idxs
+        self.past = 0
     def before_validate(self): self.reseed()
 
 def _rest(dl, skip):
@@ -302,38 +300,20 @@ class Bar(Callback):
     def clear(self):
         if self.write: self.write('')
 
-# %% ../nbs/21_training.ipynb #026c7443
-def save_tensors(
+# %% ../nbs/21_training.ipynb #b754ce35
+def save_state(
     file, # .safetensors; replaced whole or not at all
     tensors, # name → tensor
     head, # JSON-able; kept in the file's metadata
 ):
     "Tensors and a header in one file."
-    tensors, head = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, json.dumps(head)
-    with _disk(file), staged(file) as f: save_file(tensors, f, metadata={'head': head, 'sha256': _digest(tensors, head)})
+    save_tensors(file, tensors, 'free some space and run the same command again: it goes on from the last state', head=json.dumps(head))
 
-def _digest(tensors, head):
-    "One number for all that a file says."
-    h = hashlib.sha256(head.encode())
-    for k, t in sorted(tensors.items()): h.update(f'{k} {t.dtype} {list(t.shape)}'.encode()); h.update(t.reshape(-1).view(torch.uint8).numpy())
-    return h.hexdigest()
-
-@contextmanager
-def _disk(file):
-    "A full disk as a sentence: safetensors has an error of its own for it."
-    try: yield
-    except SafetensorError as e:
-        if 'os error' not in str(e): raise
-        raise InputError(f'{file}: cannot be written ({e}). Free some space and run the same command again: it goes on from the last state') from None
-
-def read_tensors(file):
-    "What `save_tensors` wrote; a damaged file is refused by name."
-    try:
-        with safe_open(file, 'pt') as f: tensors, m = {k: f.get_tensor(k) for k in f.keys()}, f.metadata()
-        text = m.get('head') or m['state']
-        if m.get('sha256', (now := _digest(tensors, text))) != now: raise ValueError('its contents have changed since they were written')
-        return tensors, json.loads(text)
-    except Exception as e: raise InputError(f'{file}: is not a readable training state ({str(e)[:80]}); remove the run folder to start over') from None
+def read_state(file):
+    "What `save_state` wrote; a damaged file is refused by name."
+    tensors, texts = read_tensors(file, 'is not a readable training state', 'remove the run folder to start over')
+    try: return tensors, json.loads(texts.get('head') or texts['state'])
+    except (KeyError, ValueError): raise InputError(f'{file}: is not a readable training state (it has no header); remove the run folder to start over') from None
 
 # %% ../nbs/21_training.ipynb #fa13e790
 def older(file, i): return file.with_suffix(f'.{i}{file.suffix}') if i else file
@@ -350,7 +330,7 @@ def shift(
             try: os.link(now, f)
             except OSError: shutil.copyfile(now, f)  # a file system without links
 
-# %% ../nbs/21_training.ipynb #167335ee
+# %% ../nbs/21_training.ipynb #e2f9573b
 class State(Callback):
     "Save after each epoch; restore before the first."
     order = 90
@@ -367,23 +347,25 @@ class State(Callback):
         tensors = self.tensors()
         if rank(): return
         shift(self.file, self.keep)
-        save_tensors(self.file, tensors, dict(epoch=epoch, step=step, begun=begun, lr=self.schedule.rate, used=self.schedule.spent, best=self.best, ema=self.ema.n, rows=self.log.rows, opt=opt))
+        save_state(self.file, tensors, dict(epoch=epoch, step=step, begun=begun, lr=self.schedule.rate, used=self.schedule.spent, best=self.best, ema=self.ema.n, rows=self.log.rows, opt=opt))
     def after_epoch(self):
         self.save(self.epoch + 1)
         if getattr(self.learn, 'finished', False): raise CancelFitException()
 
-# %% ../nbs/21_training.ipynb #e0536992
+# %% ../nbs/21_training.ipynb #79ed13bc
 @patch
 def restore(self:State, learn):
     "Put a saved state into the learner; returns what has been done: epochs, and batches of the next one."
-    if not self.file.exists(): return 0, 0
-    try: tensors, head = read_tensors(self.file)
+    if not self.file.exists():
+        if (before := older(self.file, 1)).exists(): raise InputError(f'{self.file}: is gone; rename {before.name} to {self.file.name} to go on from the state before it, or remove the run folder to start over')
+        return 0, 0
+    try: tensors, head = read_state(self.file)
     except InputError as e:
         before = older(self.file, 1)
         raise InputError(f'{e}, or rename {before.name} to {self.file.name} to go on from the state before it' if before.exists() else str(e)) from None
     if spoilt := [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]: raise InputError(f'{self.file}: {spoilt[0]} holds NaN or infinite values; the file is damaged, so remove the run folder to start over')
-    mine = {k: tuple(t.shape) for k, t in _trained(learn.model).items()}
-    if mine != {k[6:]: tuple(t.shape) for k, t in tensors.items() if k.startswith('model/')} or set(head) < {'opt', 'best', 'ema', 'rows', 'used', 'epoch'}:
+    mine = {f'{part}/{k}': tuple(t.shape) for part, found in dict(model=_trained, ema=averaged).items() for k, t in found(learn.model).items()}
+    if mine != {k: tuple(t.shape) for k, t in tensors.items() if not k.startswith('opt/')} or set(head) < {'opt', 'best', 'ema', 'rows', 'used', 'epoch'}:
         raise InputError(f'{self.file}: belongs to another model; choose another run folder')
     for k, t in _trained(learn.model).items(): put(t, tensors[f'model/{k}'])
     self.ema.averages = {k: like(t, tensors[f'ema/{k}']) for k, t in averaged(learn.model).items()}
@@ -392,44 +374,49 @@ def restore(self:State, learn):
     state = learn.opt.state_dict()
     state['state'] = [{**s, **moments(i, p)} for i, (s, (p, *_)) in enumerate(zip(head['opt'], learn.opt.all_params()))]
     learn.opt.load_state_dict(state)
-    self.best, self.ema.n, self.log.rows, self.log.begun = head['best'], head['ema'], head['rows'], [torch.tensor(x) for x in head.get('begun', [])]
+    self.best, self.ema.n, self.log.rows, self.log.begun = head['best'], head['ema'], head['rows'], [torch.tensor(x, device=learn.dls.device) for x in head.get('begun', [])]
     self.schedule.used = self.schedule.spent = head['used']
     self.schedule.rate = head.get('lr', self.schedule.rate)
     return head['epoch'], head.get('step', 0)
 
-# %% ../nbs/21_training.ipynb #39dab090
+# %% ../nbs/21_training.ipynb #19707961
 class Stop(Callback):
     "Ctrl-C and SIGTERM: finish the step, save, leave. Several processes leave after the same step."
     order = 91
-    def __init__(self, state): self.state, self.asked, self.before = state, 0, {}  # asked: by which signal; before: who listened before
+    def __init__(self, state): self.state, self.asked, self.heard, self.before = state, 0, 0., {}  # asked: by which signal; heard: when, by this process itself; before: who listened before
     @contextmanager
     def listening(self):
         if threading.current_thread() is not threading.main_thread(): yield; return
         self.before = {s: h for s in (signal.SIGINT, signal.SIGTERM) if (h := signal.getsignal(s)) != signal.SIG_IGN}  # a background job ignores Ctrl-C
         for s in self.before: signal.signal(s, self.hear)
-        try: yield
+        try:
+            yield
+            if self.agree(): self.leave()  # asked for after the last epoch was saved
         finally:
             for s, h in self.before.items(): signal.signal(s, h or signal.SIG_DFL)
     def hear(self, number, frame):
-        if self.asked: self.leave()
-        self.asked = number
+        if self.heard and time.monotonic() - self.heard > 1: self.leave()  # sooner, it is the same wish: a service manager tells every process, and the one that started them passes it on
+        self.asked, self.heard = self.asked or number, self.heard or time.monotonic()
+    def agree(self):
+        "By which signal any of the processes was asked."
+        if world() > 1 and total(torch.tensor(float(self.asked > 0))): self.asked = self.asked or signal.SIGTERM
+        return self.asked
     def leave(self):
         if callable(handler := self.before.get(self.asked)): handler(self.asked, None)
         sys.exit(128 + self.asked)
     def after_batch(self):
-        if world() > 1:  # in validation each has batches of its own: it goes on to its end
-            if self.training and total(torch.tensor(float(self.asked > 0))): self.asked = self.asked or signal.SIGTERM
-            else: return
-        if not self.asked or getattr(self.learn, 'held', False): return
+        if world() > 1 and not self.training: return  # each has batches of its own: it goes on to the end of the epoch
+        if not self.agree() or getattr(self.learn, 'held', False): return
         if not self.training: self.state.ema.swap()  # the weights are back, the averages apart
         step = self.iter + 1 if self.training else self.learn.reseed.steps
         self.state.save(self.epoch, step)
+        self.agree()  # wait until the first process has written: when one leaves, the others are told to
         print(f'Asked to stop: the state after step {step - 1} of epoch {self.epoch} is saved; the same call goes on from there.', flush=True)
         self.leave()
     def after_epoch(self):
-        if self.asked and world() == 1: self.leave()
+        if self.agree(): self.leave()
 
-# %% ../nbs/21_training.ipynb #c55e32fc
+# %% ../nbs/21_training.ipynb #88a08ba8
 class SaveBest(Callback):
     "Save the averaged weights whenever the validation score is the best so far."
     order = 85
@@ -439,7 +426,7 @@ class SaveBest(Callback):
         self.state.best = self.score.mean()
         self.state.ema.swap()
         try:
-            with gathered(self.learn.model), _disk(self.folder/'model.safetensors'):
+            with gathered(self.learn.model):
                 if not rank(): self.learn.model.save(self.folder)
         finally: self.state.ema.swap()
 
@@ -503,7 +490,7 @@ def measure_floors(model, mean, valid):
     a, b = torch.tensor(scores).mean(0).tolist()
     return dict(mean_volume_psnr=a, base_psnr=None if model.config.base == 'none' else b)
 
-# %% ../nbs/21_training.ipynb #cfe8dfa8
+# %% ../nbs/21_training.ipynb #9e48fdc2
 def build(
     config:RunConfig,
     cohort:Cohort,
@@ -521,12 +508,12 @@ def build(
     if hasattr(model, 'fit_vae'): model.fit_vae(cohort, config.autoencoder, config.autoencoder_steps, config.seed)
     if hasattr(model, 'measure_std'): model.measure_std(cohort.dataset('train', augment=True, seed=config.seed))
     tensors = {k: v for k, v in model.state_dict().items() if k.startswith(('ridge.', *model.fixed)) or k in ('mean', 'residual_std')}
-    if file: save_tensors(file, tensors or {'none': torch.zeros(1)}, dict(floors=floors, ridge=model.ridge.config() if model.ridge is not None else None, vae=getattr(model.config, 'vae', None)))
+    if file: save_state(file, tensors or {'none': torch.zeros(1)}, dict(floors=floors, ridge=model.ridge.config() if model.ridge is not None else None, vae=getattr(model.config, 'vae', None)))
     return model, floors
 
 def _read_base(model, file):
     "Give a model the base that was saved; returns the floors."
-    tensors, head = read_tensors(file)
+    tensors, head = read_state(file)
     if head['ridge']:
         base = Ridge(**head['ridge']); base.load_state_dict({k.removeprefix('ridge.'): v for k, v in tensors.items() if k.startswith('ridge.')})
         model.set_base(base)
@@ -535,7 +522,7 @@ def _read_base(model, file):
     model.load_state_dict({k: v for k, v in tensors.items() if k.startswith(getattr(model, 'fixed', ()))}, strict=False)
     return head['floors']
 
-# %% ../nbs/21_training.ipynb #a3f29c71
+# %% ../nbs/21_training.ipynb #089f3b92
 def stage_before(config, run):
     "Folder of the trained model that stands before this stage: the run's own copy where there is one."
     if not config.previous: return None
@@ -567,9 +554,9 @@ def model_config(
 def _kept_vae(run):
     "Fields of the autoencoder that a run has begun with; its weights are in the same file."
     file = Path(run)/'base.safetensors' if run else None
-    return read_tensors(file)[1].get('vae') if file and file.exists() else None
+    return read_state(file)[1].get('vae') if file and file.exists() else None
 
-# %% ../nbs/21_training.ipynb #1abfb520
+# %% ../nbs/21_training.ipynb #dd7c56bf
 def learner(
     config:RunConfig,
     cohort:Cohort,
@@ -594,7 +581,7 @@ def learner(
     model = sharded(model.to(device)) if shards else model.to(device)
     learn = Learner(dls, model, loss_func=loss, opt_func=partial(Adam, decouple_wd=True), lr=config.lr, wd=config.weight_decay, cbs=cbs, metrics=ValueMetric(score.mean, 'psnr_range2000'))
     if device.type == 'cuda': learn = learn.to_bf16()
-    reseed.start, reseed.skip = state.restore(learn)
+    reseed.start, reseed.past = state.restore(learn)
     return learn
 
 def criterion(config, model):
@@ -686,10 +673,10 @@ def _claimed(run):
         finally:  # a training that never began leaves no folder
             if new and not any(p.is_file() and p.name != '.lock' for p in run.rglob('*')): shutil.rmtree(run, ignore_errors=True)
 
-# %% ../nbs/21_training.ipynb #439e0046
+# %% ../nbs/21_training.ipynb #e15eafc0
 def _train(learn, config):
     "The epochs that remain. An error comes out as it was raised, without fastai's preface."
-    start, skip = learn.reseed.start, learn.reseed.skip
+    start, skip = learn.reseed.start, learn.reseed.past
     if config.minutes and start and not skip and learn.schedule.used >= 60*config.minutes: return  # killed after its last epoch
     try:
         with learn.no_bar(), learn.no_logging(), learn.stop.listening(): learn.fit((config.epochs or 10**6) - start)
@@ -701,8 +688,8 @@ def _announce(info, done, cohort, place):
     print(f'{cohort}; {info["config"]["model"]}:{info["config"]["preset"]}, {info["parameters"]/1e6:.2f} M parameters; on the validation part {", ".join(floors)}', flush=True)
     if len(info['patients']['valid']) < 5: print(f'Note: {len(info["patients"]["valid"])} validation patients choose the best epoch, which is little evidence.', flush=True)
     if world() > 1: print(f'{world()} processes share each batch of {info["config"]["batch_size"]}.', flush=True)
-    if not (place.start or place.skip): return
-    print(f'Resuming in epoch {place.start} after step {place.skip - 1}.' if place.skip else f'Resuming after epoch {place.start - 1}.', flush=True)
+    if not (place.start or place.past): return
+    print(f'Resuming in epoch {place.start} after step {place.past - 1}.' if place.past else f'Resuming after epoch {place.start - 1}.', flush=True)
     for name, of in dict(threads=lambda p: p.get('hardware', {}).get('threads'), processes=lambda p: p.get('processes', 1)).items():
         was, now = (of(p.get('provenance', {})) for p in (done, info))
         if was and was != now: print(f'Note: begun with {was} {name}, now {now}: the weights will differ in their last bits from an undisturbed run.', flush=True)
