@@ -111,9 +111,9 @@ class CohortConfig:
         mode, det = ('parallel', self.size) if self.xrays == 'grid' else ('cone', self.det)
         return Geometry.for_field(self.size*self.spacing, self.size, det, sdd=self.sdd, sid=self.sid, views=self.views, mode=mode)
 
-# %% ../../nbs/05_cohort.ipynb #0fa6d6f9
+# %% ../../nbs/05_cohort.ipynb #df96628b
 FINEST = 4  # voxels finer than a quarter of the target's are averaged to that: the detector can't see them
-FORMAT = 3  # raise it when the files change: old ones are then left alone
+FORMAT = 4  # raise it when the files change: old ones are then left alone
 
 def reach(config):
     "How far from the isocentre, along each axis of the patient, a moved item can look: mm."
@@ -141,17 +141,26 @@ def cache_name(case, config):
     what = [str(case.path.resolve()), _stamp(case.path), config.size, config.spacing, config.xrays == 'full' or reach(config), FINEST, FORMAT]
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', case.patient)[:60]}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]}.safetensors"
 
-# %% ../../nbs/05_cohort.ipynb #b4433d2e
+# %% ../../nbs/05_cohort.ipynb #68421ec3
 def _box(vol, config):
     "The voxels that items can need, as they are: a crop of whole voxels around the field (all of them for `full`)."
     center, finest = vol.body_center(), config.spacing/FINEST
-    if min(vol.spacing) < finest*.99: vol = vol.resample([max(s, finest) for s in vol.spacing])
-    if config.xrays == 'full': return vol, center
-    to_index = np.linalg.inv(vol.affine)
-    mid, half = (to_index @ [*center, 1])[:3], abs(to_index[:3, :3]).sum(1)*reach(config)  # a tilted grid needs more of each axis
-    lo, hi = np.maximum(0, np.floor(mid - half)).astype(int), np.minimum(vol.shape, np.ceil(mid + half) + 1).astype(int)
-    A = vol.affine.copy(); A[:3, 3] += A[:3, :3] @ lo
+    fine = min(vol.spacing) < finest*.99
+    shape, A = vol.regrid([max(s, finest) for s in vol.spacing]) if fine else (vol.shape, vol.affine)
+    lo, hi = np.zeros(3, int), np.array(shape)
+    if config.xrays != 'full':
+        to_index = np.linalg.inv(A)
+        mid, half = (to_index @ [*center, 1])[:3], abs(to_index[:3, :3]).sum(1)*reach(config)  # a tilted grid needs more of each axis
+        lo, hi = np.maximum(lo, np.floor(mid - half)).astype(int), np.minimum(hi, np.ceil(mid + half) + 1).astype(int)
+    A = A.copy(); A[:3, 3] += A[:3, :3] @ lo
+    if fine: return vol.onto(hi - lo, A), center  # nothing is averaged that would be cropped
     return Volume(vol.array[tuple(slice(a, b) for a, b in zip(lo, hi))], affine=A, meta=vol.meta), center
+
+def _whole_hu(array): # (D, H, W) → int16
+    "Rounded, and clipped to what 16 bits can hold; slice by slice, since memory is slower than the processor."
+    out, row = np.empty(array.shape, np.int16), np.empty(array.shape[1:], np.float32)
+    for a, o in zip(array, out): np.rint(a, out=row); np.clip(row, -32768, 32767, out=o, casting='unsafe')
+    return torch.from_numpy(out)
 
 class Unusable(InputError):
     "A CT that can't be used: a cohort leaves it out and names it."
@@ -174,8 +183,7 @@ def prepare_case(case, config, cache):
         smooth = vol.blur([0.4*config.spacing if config.spacing > s*1.001 else 0. for s in vol.spacing])
         meta = dict(patient=case.patient, source=case.path.name, spacing=list(vol.spacing), affine=vol.affine.tolist(), shape=list(vol.shape), center=list(center))
         with staged(file) as f:
-            i16 = lambda v: torch.from_numpy(np.clip(np.rint(v.array), -32768, 32767).astype(np.int16))
-            save_file(dict(hu=i16(vol), smooth=i16(smooth)), f, metadata={'case': json.dumps(meta)})
+            save_file(dict(hu=_whole_hu(vol.array), smooth=_whole_hu(smooth.array)), f, metadata={'case': json.dumps(meta)})
     return Case(case.patient, case.path, case.label, file)
 
 # %% ../../nbs/05_cohort.ipynb #88cababb
