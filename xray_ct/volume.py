@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRESETS', 'AIR', 'VOXELS', 'NIFTI', 'DTYPES', 'FORMATS', 'Window', 'centered_affine', 'Volume', 'check_spacing',
            'to_canonical', 'place_of', 'nifti_header', 'read_nifti', 'check_header', 'check_packed', 'read_voxels',
-           'row_groups', 'along_axes', 'gaussian_kernel', 'smoothing', 'interpolation']
+           'row_groups', 'along_axes', 'to_int16', 'gaussian_kernel', 'smoothing', 'interpolation']
 
 # %% ../nbs/00_volume.ipynb #0c982825
 from dataclasses import dataclass, field
@@ -148,8 +148,8 @@ def from_sitk(
     array, affine = to_canonical(sitk.GetArrayFromImage(img), place_of(img))
     return cls(array, affine=affine, meta=meta)
 
-# %% ../nbs/00_volume.ipynb #b9bbaf1d
-import gzip, math, struct, tempfile
+# %% ../nbs/00_volume.ipynb #f612faeb
+import gzip, math, os, struct, tempfile
 from isal import igzip, isal_zlib
 
 VOXELS = 1 << 30  # more than the largest CT, 4 GB as float32
@@ -243,7 +243,7 @@ def check_packed(path, start, n, name): # the file, where packed voxels begin, t
     except isal_zlib.error: total = -1
     if total != n or not z.eof: raise InputError(f'{name}: is cut off or damaged; copy or download it again')
 
-# %% ../nbs/00_volume.ipynb #76c73957
+# %% ../nbs/00_volume.ipynb #f70d9230
 FORMATS = ('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd')
 
 def _quiet(reader_of):
@@ -257,9 +257,12 @@ def _information(path, head=None): # a NIfTI header's bytes, where they are know
     "An ITK reader that has read the header only."
     import SimpleITK as sitk
     if head:  # from a file of its own: ITK would unpack three times to get at it
+        try: number, alone = tempfile.mkstemp('.nii')
+        except OSError: return _information(path)  # no room for it anywhere
         try:
-            with tempfile.TemporaryDirectory() as d: (alone := Path(d)/'header.nii').write_bytes(head); return _information(alone)
-        except OSError: pass  # no room for it anywhere
+            with open(number, 'wb') as f: f.write(head)
+            return _information(Path(alone))
+        finally: os.unlink(alone)
     r = sitk.ImageFileReader()
     r.SetImageIO({'.nrrd': 'NrrdImageIO', '.mha': 'MetaImageIO', '.mhd': 'MetaImageIO'}.get(path.suffix.lower(), 'NiftiImageIO')); r.SetFileName(str(path))
     r.ReadImageInformation()
@@ -308,7 +311,7 @@ def save(self:Volume, path, dtype='int16'): # 'int16' rounds to whole HU, 'float
     with staged(path) as f: sitk.WriteImage(sitk.Cast(self.with_array(a).to_sitk(), kinds[dtype]), str(f), useCompression=True)
     return path
 
-# %% ../nbs/00_volume.ipynb #d977554d
+# %% ../nbs/00_volume.ipynb #3e80b2ff
 def row_groups(
     matrix, # (m, n), rows that each use a few neighbouring columns
     width, # numbers that it will be applied to at once
@@ -326,16 +329,34 @@ def row_groups(
 def along_axes(
     x, # (i, j, k) float32
     matrices, # of D, H and W: (d, i), (h, j), (w, k) float32, banded
-): # (d, h, w) float32
+    dtype=np.float32, # np.int16: rounded, and clipped to what that can hold
+): # (d, h, w)
     "A banded matrix along each axis."
     (D, H, W), (d, h, w), (_, j, k) = matrices, map(len, matrices), x.shape
-    H, W = row_groups(H, k), [(rows, columns, np.ascontiguousarray(m.T)) for rows, columns, m in row_groups(W, h)]
-    out, first, second = (np.empty(s, np.float32) for s in ((d, h, w), (8, j, k), (8, h, k)))
-    for slices, columns, m in row_groups(D, k, most=8):  # a few slices at a time: all three axes while they are in the processor's cache
-        n = len(m)
+    out = np.empty((d, h, w), dtype)
+    D, W = row_groups(D, k, most=8), [(rows, columns, np.ascontiguousarray(m.T)) for rows, columns, m in row_groups(W, h)]
+    # eight slices of a few rows at a time: 1 MB, which stays in the processor's cache through all three axes
+    for rows, columns, m in row_groups(H, 1, most=max(16, 2**15*h//(j*k))): _along(x[:, columns], D, row_groups(m, k), W, out[:, rows])
+    return out
+
+def _along(x, D, H, W, out):
+    (_, j, k), (_, h, w) = x.shape, out.shape
+    first, second, third = (np.empty((8, *s), np.float32) for s in ((j, k), (h, k), (h, w)))
+    for slices, columns, m in D:
+        n = len(m); y = out[slices] if out.dtype == np.float32 else third[:n]
         np.matmul(m, x[columns].transpose(1, 0, 2), out=first[:n].transpose(1, 0, 2))
         for rows, columns, m in H: np.matmul(m, first[:n, columns], out=second[:n, rows])
-        for rows, columns, m in W: np.matmul(second[:n, :, columns], m, out=out[slices, :, rows])
+        for rows, columns, m in W: np.matmul(second[:n, :, columns], m, out=y[:, :, rows])
+        if out.dtype != np.float32: out[slices] = _rounded(y)
+
+def _rounded(x): np.rint(x, out=x); return np.clip(x, -32768, 32767, out=x)
+
+def to_int16(x): # (D, H, W) float32
+    "Rounded, and clipped to what 16 bits can hold; a few slices at a time, since memory is slower than the processor."
+    out, some = np.empty(x.shape, np.int16), np.empty((8, *x.shape[1:]), np.float32)
+    for k in range(0, len(x), 8):
+        y = some[:len(x) - k]; y[:] = x[k:k + 8]
+        out[k:k + 8] = _rounded(y)
     return out
 
 # %% ../nbs/00_volume.ipynb #da589220
@@ -367,11 +388,14 @@ def interpolation(
     low = np.clip(np.floor(at), 0, len(M) - 1).astype(int); t = np.clip(at - low, 0, 1).astype(np.float32)[:, None]
     return (1 - t)*M[low] + t*M[np.minimum(low + 1, len(M) - 1)]
 
-# %% ../nbs/00_volume.ipynb #ad43a5de
+# %% ../nbs/00_volume.ipynb #66581308
 @patch
-def blur(self:Volume, sigma): # mm along (D, H, W); 0 leaves an axis alone
-    "ITK's discrete Gaussian, an axis at a time."
-    return self.with_array(along_axes(self.array, [smoothing(n, s/step) for n, s, step in zip(self.shape, sigma, self.spacing)]))
+def blurred(self:Volume, sigma, dtype=np.float32): # mm along (D, H, W), 0 leaves an axis alone; or np.int16
+    "The voxels after ITK's discrete Gaussian, an axis at a time."
+    return along_axes(self.array, [smoothing(n, s/step) for n, s, step in zip(self.shape, sigma, self.spacing)], dtype)
+
+@patch
+def blur(self:Volume, sigma): return self.with_array(self.blurred(sigma))  # mm
 
 # %% ../nbs/00_volume.ipynb #63eff7ef
 @patch

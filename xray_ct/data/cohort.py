@@ -8,7 +8,7 @@ __all__ = ['FRACTIONS', 'FINEST', 'FORMAT', 'TO_LPS', 'KEEP', 'hash_unit', 'spli
            'CTDataset', 'whole_grid', 'vary_picture', 'read_paired', 'find_cases', 'prepare_cases', 'prepare_parts',
            'Cohort', 'Targets', 'cache_files']
 
-# %% ../../nbs/05_cohort.ipynb #45b32c44
+# %% ../../nbs/05_cohort.ipynb #4ef814c7
 import hashlib, json, math, re, sys
 from collections import Counter
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ from fastcore.basics import patch
 from safetensors.torch import save_file
 from ..files import InputError, check_file, staged
 from ..projector import Geometry, Projector, add_noise, hu_to_mu
-from ..volume import AIR, Volume, Window
+from ..volume import AIR, Volume, Window, to_int16
 from .dicom import find_cts, read_ct
 from .radiograph import open_png
 
@@ -111,10 +111,11 @@ class CohortConfig:
         mode, det = ('parallel', self.size) if self.xrays == 'grid' else ('cone', self.det)
         return Geometry.for_field(self.size*self.spacing, self.size, det, sdd=self.sdd, sid=self.sid, views=self.views, mode=mode)
 
-# %% ../../nbs/05_cohort.ipynb #df96628b
+# %% ../../nbs/05_cohort.ipynb #59dee4cc
 FINEST = 4  # voxels finer than a quarter of the target's are averaged to that: the detector can't see them
 FORMAT = 4  # raise it when the files change: old ones are then left alone
 
+@lru_cache
 def reach(config):
     "How far from the isocentre, along each axis of the patient, a moved item can look: mm."
     spread, s = np.eye(3), math.sin(math.radians(min(config.rotate, 90.)))
@@ -141,7 +142,7 @@ def cache_name(case, config):
     what = [str(case.path.resolve()), _stamp(case.path), config.size, config.spacing, config.xrays == 'full' or reach(config), FINEST, FORMAT]
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', case.patient)[:60]}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]}.safetensors"
 
-# %% ../../nbs/05_cohort.ipynb #68421ec3
+# %% ../../nbs/05_cohort.ipynb #4874d404
 def _box(vol, config):
     "The voxels that items can need, as they are: a crop of whole voxels around the field (all of them for `full`)."
     center, finest = vol.body_center(), config.spacing/FINEST
@@ -155,12 +156,6 @@ def _box(vol, config):
     A = A.copy(); A[:3, 3] += A[:3, :3] @ lo
     if fine: return vol.onto(hi - lo, A), center  # nothing is averaged that would be cropped
     return Volume(vol.array[tuple(slice(a, b) for a, b in zip(lo, hi))], affine=A, meta=vol.meta), center
-
-def _whole_hu(array): # (D, H, W) → int16
-    "Rounded, and clipped to what 16 bits can hold; slice by slice, since memory is slower than the processor."
-    out, row = np.empty(array.shape, np.int16), np.empty(array.shape[1:], np.float32)
-    for a, o in zip(array, out): np.rint(a, out=row); np.clip(row, -32768, 32767, out=o, casting='unsafe')
-    return torch.from_numpy(out)
 
 class Unusable(InputError):
     "A CT that can't be used: a cohort leaves it out and names it."
@@ -180,10 +175,10 @@ def prepare_case(case, config, cache):
         try: vol, center = _box(read_ct(case.path), config)
         except InputError as e: raise Unusable(str(e) if str(case.path) in str(e) else f'{case.path}: {e}') from None
         # on its own grid with the target's blur: `onto` a grid of target spacing would also interpolate
-        smooth = vol.blur([0.4*config.spacing if config.spacing > s*1.001 else 0. for s in vol.spacing])
+        smooth = vol.blurred([0.4*config.spacing if config.spacing > s*1.001 else 0. for s in vol.spacing], np.int16)
         meta = dict(patient=case.patient, source=case.path.name, spacing=list(vol.spacing), affine=vol.affine.tolist(), shape=list(vol.shape), center=list(center))
         with staged(file) as f:
-            save_file(dict(hu=_whole_hu(vol.array), smooth=_whole_hu(smooth.array)), f, metadata={'case': json.dumps(meta)})
+            save_file({k: torch.from_numpy(a) for k, a in dict(hu=to_int16(vol.array), smooth=smooth).items()}, f, metadata={'case': json.dumps(meta)})
     return Case(case.patient, case.path, case.label, file)
 
 # %% ../../nbs/05_cohort.ipynb #88cababb

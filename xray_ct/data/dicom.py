@@ -9,9 +9,10 @@ __all__ = ['NOTICE', 'KEPT', 'ZIP_TOTAL', 'ZIP_RATIO', 'META', 'TAGS', 'DAMAGED'
            'check_frame', 'stored_voxels', 'read_pixels', 'to_hu', 'by_gdcm', 'read_stack', 'read_ct', 'check_hu',
            'patient_table', 'first_ct', 'find_cts']
 
-# %% ../../nbs/03_dicom.ipynb #303bd28d
+# %% ../../nbs/03_dicom.ipynb #b21664c5
 import csv, io, math, os, stat, struct, tempfile, warnings, zipfile, zlib
 from collections import Counter
+from collections.abc import MutableSequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -191,7 +192,7 @@ class Slice:
     @property
     def localizer(self): return 'LOCALIZER' in self.image_type
 
-# %% ../../nbs/03_dicom.ipynb #81c20a50
+# %% ../../nbs/03_dicom.ipynb #e3fd1182
 META = KEPT + ('SeriesInstanceUID', 'SeriesDescription', 'StudyDescription', 'Manufacturer', 'ManufacturerModelName', 'ConvolutionKernel', 'SliceThickness', 'KVP', 'GantryDetectorTilt')
 TAGS = META + ('SOPClassUID', 'SOPInstanceUID', 'SeriesNumber', 'Modality', 'ImageType', 'NumberOfFrames', 'Rows', 'Columns', 'SamplesPerPixel', 'PhotometricInterpretation', 'BitsAllocated', 'BitsStored', 'PixelRepresentation', 'PixelPaddingValue',
                'PixelSpacing', 'ImagePositionPatient', 'ImageOrientationPatient', 'RescaleSlope', 'RescaleIntercept')
@@ -201,9 +202,9 @@ def _floats(ds, key, n):
     "The tag's values as floats, `None` where it is absent, an error where it is nonsense."
     v = ds.get(key)
     if v is None or v == '': return None
-    try: f = tuple(float(x) for x in np.atleast_1d(v))
+    try: f = tuple(map(float, v if isinstance(v, MutableSequence) else [v]))
     except (TypeError, ValueError): f = ()
-    if len(f) != n or not np.isfinite(f).all(): raise InputError(f'its {key} is nonsense ({str(v)[:60]}); export it again')
+    if len(f) != n or not all(map(math.isfinite, f)): raise InputError(f'its {key} is nonsense ({str(v)[:60]}); export it again')
     return f
 
 def _plain(v): return v if isinstance(v, (int, float)) and not hasattr(v, 'original_string') else float(v) if hasattr(v, 'original_string') else str(v)
@@ -250,7 +251,7 @@ def plain_voxels(f, ds, header): # binary file that has been read up to its voxe
     at = f.tell() + len(head)
     return (at, '<i2' if said[2] else '<u2', padding) if f.read(len(head)) == head else None
 
-# %% ../../nbs/03_dicom.ipynb #2550144d
+# %% ../../nbs/03_dicom.ipynb #1af52d3a
 DEFLATED, UNPACKED = b'1.2.840.10008.1.2.1.99', 1 << 28  # a transfer syntax; bytes that one file may unfold to
 
 def check_deflated(f): # open binary file, left at its start
@@ -277,7 +278,7 @@ def parse(name, open_): # name and opener from `open_files`
         with warnings.catch_warnings(), open_() as f:
             warnings.simplefilter('ignore')
             check_deflated(f)
-            ds = dcmread(f, stop_before_pixels=True, specific_tags=list(TAGS))
+            ds = dcmread(f, stop_before_pixels=True, specific_tags=[_tag(k) for k in TAGS])
             if 'Rows' in ds: return to_slice(name, open_, h := Header(ds), plain_voxels(f, ds, h))
             kind = ds.file_meta.get('MediaStorageSOPClassUID') or ds.get('SOPClassUID')
             cut = not kind or 'Image Storage' in kind.name or kind.name == kind and 'SOPInstanceUID' not in ds
