@@ -311,7 +311,7 @@ def save(self:Volume, path, dtype='int16'): # 'int16' rounds to whole HU, 'float
     with staged(path) as f: sitk.WriteImage(sitk.Cast(self.with_array(a).to_sitk(), kinds[dtype]), str(f), useCompression=True)
     return path
 
-# %% ../nbs/00_volume.ipynb #3e80b2ff
+# %% ../nbs/00_volume.ipynb #1bf46831
 def row_groups(
     matrix, # (m, n), rows that each use a few neighbouring columns
     width, # numbers that it will be applied to at once
@@ -319,12 +319,10 @@ def row_groups(
 ): # → list of (rows, columns, their block)
     "A banded matrix as dense blocks."
     # BLAS starts its threads above 2¹⁹ multiplications; for so small a product they mostly wait, and wait by spinning
-    most = int(np.clip((2**18*len(matrix)/(width*matrix.shape[1]))**.5, 2, most))
-    out = []
-    for k in range(0, len(matrix), most):
-        used = np.flatnonzero(matrix[k:k + most].any(0)); columns = slice(used[0], used[-1] + 1)
-        out.append((slice(k, min(k + most, len(matrix))), columns, np.ascontiguousarray(matrix[k:k + most, columns])))
-    return out
+    m, n = matrix.shape; most = int(np.clip((2**18*m/(width*n))**.5, 2, most))
+    used, starts = matrix != 0, np.arange(0, m, most)
+    low, high = np.minimum.reduceat(used.argmax(1), starts), np.maximum.reduceat(n - used[:, ::-1].argmax(1), starts)
+    return [(slice(k, min(k + most, m)), slice(i, j), np.ascontiguousarray(matrix[k:k + most, i:j])) for k, i, j in zip(starts, low, high)]
 
 def along_axes(
     x, # (i, j, k) float32
