@@ -8,8 +8,8 @@ __all__ = ['FRACTIONS', 'FINEST', 'FORMAT', 'TO_LPS', 'KEEP', 'hash_unit', 'spli
            'CTDataset', 'whole_grid', 'vary_picture', 'read_paired', 'find_cases', 'prepare_cases', 'prepare_parts',
            'Cohort', 'Targets', 'cache_files']
 
-# %% ../../nbs/05_cohort.ipynb #4ef814c7
-import hashlib, json, math, re, sys
+# %% ../../nbs/05_cohort.ipynb #14d339ad
+import hashlib, json, math, os, re, sys
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -111,7 +111,7 @@ class CohortConfig:
         mode, det = ('parallel', self.size) if self.xrays == 'grid' else ('cone', self.det)
         return Geometry.for_field(self.size*self.spacing, self.size, det, sdd=self.sdd, sid=self.sid, views=self.views, mode=mode)
 
-# %% ../../nbs/05_cohort.ipynb #59dee4cc
+# %% ../../nbs/05_cohort.ipynb #1e60596c
 FINEST = 4  # voxels finer than a quarter of the target's are averaged to that: the detector can't see them
 FORMAT = 4  # raise it when the files change: old ones are then left alone
 
@@ -135,11 +135,11 @@ class Case:
 def _stamp(path):
     "What changes when a source changes: names, sizes and dates of its files."
     files = sorted(p for p in path.rglob('*') if p.is_file()) if path.is_dir() else [path]
-    return [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return [(p.name, s.st_size, s.st_mtime_ns) for p in files for s in [p.stat()]]
 
 def cache_name(case, config):
     "Hash of source and settings: `<patient>-<hash>.safetensors`."
-    what = [str(case.path.resolve()), _stamp(case.path), config.size, config.spacing, config.xrays == 'full' or reach(config), FINEST, FORMAT]
+    what = [os.path.realpath(case.path), _stamp(case.path), config.size, config.spacing, config.xrays == 'full' or reach(config), FINEST, FORMAT]
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', case.patient)[:60]}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]}.safetensors"
 
 # %% ../../nbs/05_cohort.ipynb #4874d404

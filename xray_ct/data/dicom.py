@@ -220,7 +220,7 @@ def to_slice(name, open_, ds, plain=None):
         slope and intercept and slope + intercept, str(ds.get('FrameOfReferenceUID', '')),
         {k: _plain(v) for k in META if (v := ds.get(k)) not in (None, '')}, plain)
 
-# %% ../../nbs/03_dicom.ipynb #7e418853
+# %% ../../nbs/03_dicom.ipynb #2591dcb8
 @lru_cache(None)
 def _tag(key):
     from pydicom.datadict import tag_for_keyword
@@ -247,9 +247,9 @@ def plain_voxels(f, ds, header): # binary file that has been read up to its voxe
     said = [header.get(k) for k in ('BitsAllocated', 'SamplesPerPixel', 'PixelRepresentation', 'BitsStored', 'PhotometricInterpretation')]
     padding = header.get('PixelPaddingValue')
     if head is None or said[:2] != [16, 1] or said[2] not in (0, 1) or not (said[3] and said[4]) or not isinstance(padding, int | None): return None
-    head = b'\xe0\x7f\x10\0' + head + struct.pack('<I', 2*int(header.get('Rows'))*int(header.get('Columns')))
-    at = f.tell() + len(head)
-    return (at, '<i2' if said[2] else '<u2', padding) if f.read(len(head)) == head else None
+    head = b'\xe0\x7f\x10\0' + head
+    if f.read(len(head)) != head or int.from_bytes(f.read(4), 'little') != 2*int(header.get('Rows'))*int(header.get('Columns')): return None
+    return f.tell(), '<i2' if said[2] else '<u2', padding
 
 # %% ../../nbs/03_dicom.ipynb #1af52d3a
 DEFLATED, UNPACKED = b'1.2.840.10008.1.2.1.99', 1 << 28  # a transfer syntax; bytes that one file may unfold to
