@@ -25,7 +25,7 @@ def check_name(path):
     if printable(str(path)) != str(path) or '\0' in str(path): raise InputError(f'{path}: has a name that is no text in UTF-8; rename it')
     return Path(path)
 
-# %% ../nbs/00_files.ipynb #18ccf955
+# %% ../nbs/00_files.ipynb #1f319d81
 def _flush(path):
     "Ask the kernel to put a file, or every file in a folder, on the disk before it gets its name."
     umask = os.umask(0); os.umask(umask)
@@ -35,7 +35,9 @@ def _flush(path):
         with open(p, 'rb') as f: os.fsync(f.fileno())
 
 def _remove(path):
-    if path.is_dir() and not path.is_symlink(): shutil.rmtree(path, ignore_errors=True)
+    if path.is_dir() and not path.is_symlink():
+        try: path.rmdir()  # nearly always empty by now: a fifth of the time
+        except OSError: shutil.rmtree(path, ignore_errors=True)
     else: path.unlink(missing_ok=True)
 
 # %% ../nbs/00_files.ipynb #19a9a946

@@ -8,8 +8,8 @@ __all__ = ['FRACTIONS', 'FINEST', 'FORMAT', 'TO_LPS', 'KEEP', 'hash_unit', 'spli
            'CTDataset', 'whole_grid', 'vary_picture', 'read_paired', 'find_cases', 'prepare_cases', 'prepare_parts',
            'Cohort', 'Targets', 'cache_files']
 
-# %% ../../nbs/05_cohort.ipynb #45b32c44
-import hashlib, json, math, re, sys
+# %% ../../nbs/05_cohort.ipynb #14d339ad
+import hashlib, json, math, os, re, sys
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from fastcore.basics import patch
 from safetensors.torch import save_file
 from ..files import InputError, check_file, staged
 from ..projector import Geometry, Projector, add_noise, hu_to_mu
-from ..volume import AIR, Volume, Window
+from ..volume import AIR, Volume, Window, to_int16
 from .dicom import find_cts, read_ct
 from .radiograph import open_png
 
@@ -111,10 +111,11 @@ class CohortConfig:
         mode, det = ('parallel', self.size) if self.xrays == 'grid' else ('cone', self.det)
         return Geometry.for_field(self.size*self.spacing, self.size, det, sdd=self.sdd, sid=self.sid, views=self.views, mode=mode)
 
-# %% ../../nbs/05_cohort.ipynb #0fa6d6f9
+# %% ../../nbs/05_cohort.ipynb #1e60596c
 FINEST = 4  # voxels finer than a quarter of the target's are averaged to that: the detector can't see them
-FORMAT = 3  # raise it when the files change: old ones are then left alone
+FORMAT = 4  # raise it when the files change: old ones are then left alone
 
+@lru_cache
 def reach(config):
     "How far from the isocentre, along each axis of the patient, a moved item can look: mm."
     spread, s = np.eye(3), math.sin(math.radians(min(config.rotate, 90.)))
@@ -134,23 +135,26 @@ class Case:
 def _stamp(path):
     "What changes when a source changes: names, sizes and dates of its files."
     files = sorted(p for p in path.rglob('*') if p.is_file()) if path.is_dir() else [path]
-    return [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return [(p.name, s.st_size, s.st_mtime_ns) for p in files for s in [p.stat()]]
 
 def cache_name(case, config):
     "Hash of source and settings: `<patient>-<hash>.safetensors`."
-    what = [str(case.path.resolve()), _stamp(case.path), config.size, config.spacing, config.xrays == 'full' or reach(config), FINEST, FORMAT]
+    what = [os.path.realpath(case.path), _stamp(case.path), config.size, config.spacing, config.xrays == 'full' or reach(config), FINEST, FORMAT]
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', case.patient)[:60]}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]}.safetensors"
 
-# %% ../../nbs/05_cohort.ipynb #b4433d2e
+# %% ../../nbs/05_cohort.ipynb #4874d404
 def _box(vol, config):
     "The voxels that items can need, as they are: a crop of whole voxels around the field (all of them for `full`)."
     center, finest = vol.body_center(), config.spacing/FINEST
-    if min(vol.spacing) < finest*.99: vol = vol.resample([max(s, finest) for s in vol.spacing])
-    if config.xrays == 'full': return vol, center
-    to_index = np.linalg.inv(vol.affine)
-    mid, half = (to_index @ [*center, 1])[:3], abs(to_index[:3, :3]).sum(1)*reach(config)  # a tilted grid needs more of each axis
-    lo, hi = np.maximum(0, np.floor(mid - half)).astype(int), np.minimum(vol.shape, np.ceil(mid + half) + 1).astype(int)
-    A = vol.affine.copy(); A[:3, 3] += A[:3, :3] @ lo
+    fine = min(vol.spacing) < finest*.99
+    shape, A = vol.regrid([max(s, finest) for s in vol.spacing]) if fine else (vol.shape, vol.affine)
+    lo, hi = np.zeros(3, int), np.array(shape)
+    if config.xrays != 'full':
+        to_index = np.linalg.inv(A)
+        mid, half = (to_index @ [*center, 1])[:3], abs(to_index[:3, :3]).sum(1)*reach(config)  # a tilted grid needs more of each axis
+        lo, hi = np.maximum(lo, np.floor(mid - half)).astype(int), np.minimum(hi, np.ceil(mid + half) + 1).astype(int)
+    A = A.copy(); A[:3, 3] += A[:3, :3] @ lo
+    if fine: return vol.onto(hi - lo, A), center  # nothing is averaged that would be cropped
     return Volume(vol.array[tuple(slice(a, b) for a, b in zip(lo, hi))], affine=A, meta=vol.meta), center
 
 class Unusable(InputError):
@@ -171,11 +175,10 @@ def prepare_case(case, config, cache):
         try: vol, center = _box(read_ct(case.path), config)
         except InputError as e: raise Unusable(str(e) if str(case.path) in str(e) else f'{case.path}: {e}') from None
         # on its own grid with the target's blur: `onto` a grid of target spacing would also interpolate
-        smooth = vol.blur([0.4*config.spacing if config.spacing > s*1.001 else 0. for s in vol.spacing])
+        smooth = vol.blurred([0.4*config.spacing if config.spacing > s*1.001 else 0. for s in vol.spacing], np.int16)
         meta = dict(patient=case.patient, source=case.path.name, spacing=list(vol.spacing), affine=vol.affine.tolist(), shape=list(vol.shape), center=list(center))
         with staged(file) as f:
-            i16 = lambda v: torch.from_numpy(np.clip(np.rint(v.array), -32768, 32767).astype(np.int16))
-            save_file(dict(hu=i16(vol), smooth=i16(smooth)), f, metadata={'case': json.dumps(meta)})
+            save_file({k: torch.from_numpy(a) for k, a in dict(hu=to_int16(vol.array), smooth=smooth).items()}, f, metadata={'case': json.dumps(meta)})
     return Case(case.patient, case.path, case.label, file)
 
 # %% ../../nbs/05_cohort.ipynb #88cababb

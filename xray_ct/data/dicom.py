@@ -4,23 +4,24 @@
 
 # %% auto #0
 __all__ = ['NOTICE', 'KEPT', 'ZIP_TOTAL', 'ZIP_RATIO', 'META', 'TAGS', 'DAMAGED', 'DEFLATED', 'UNPACKED', 'stack_affine',
-           'to_canonical', 'common_tags', 'save_dataset', 'numbers', 'write_dicom', 'check_zip', 'open_files', 'Slice',
-           'to_slice', 'check_deflated', 'is_empty', 'parse', 'choose', 'check_slices', 'check_stack', 'check_frame',
-           'read_pixels', 'by_gdcm', 'read_stack', 'read_ct', 'check_hu', 'patient_table', 'first_ct', 'find_cts']
+           'common_tags', 'save_dataset', 'numbers', 'write_dicom', 'check_zip', 'open_files', 'Slice', 'to_slice',
+           'Header', 'plain_voxels', 'check_deflated', 'is_empty', 'parse', 'choose', 'check_slices', 'check_stack',
+           'check_frame', 'stored_voxels', 'read_pixels', 'to_hu', 'by_gdcm', 'read_stack', 'read_ct', 'check_hu',
+           'patient_table', 'first_ct', 'find_cts']
 
-# %% ../../nbs/03_dicom.ipynb #f7468e1a
+# %% ../../nbs/03_dicom.ipynb #b21664c5
 import csv, io, math, os, stat, struct, tempfile, warnings, zipfile, zlib
 from collections import Counter
+from collections.abc import MutableSequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
-from itertools import permutations
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Callable
 import numpy as np
 from ..files import InputError, check_file, check_name, staged
-from ..volume import FORMATS, VOXELS, Volume, centered_affine
+from ..volume import FORMATS, VOXELS, Volume, centered_affine, to_canonical
 
 # %% ../../nbs/03_dicom.ipynb #db5981d1
 def stack_affine(
@@ -36,23 +37,6 @@ def stack_affine(
     A[:3, 2] = X/np.linalg.norm(X)*pixel[1]
     A[:3, 3] = positions[0]
     return A
-
-# %% ../../nbs/03_dicom.ipynb #b817f47f
-def to_canonical(
-    array, # (a, b, c) in any of the 48 orientations
-    affine, # (4, 4) index → LPS mm
-): # (D, H, W) array, its affine
-    "Swap and flip axes until D points to the feet, H to the back and W to the left, as nearly as the grid allows."
-    toward = centered_affine((1, 1, 1), (1, 1, 1))[:3, :3].T @ (affine[:3, :3]/np.linalg.norm(affine[:3, :3], axis=0))
-    order = max(permutations(range(3)), key=lambda p: sum(abs(toward[i, p[i]]) for i in range(3)))
-    array, A = array.transpose(order), affine.copy()
-    A[:, :3] = affine[:, list(order)]
-    for i in range(3):
-        if toward[i, order[i]] > 0: continue
-        A[:, 3] += A[:, i]*(array.shape[i] - 1)
-        A[:, i] *= -1
-        array = np.flip(array, i)
-    return np.ascontiguousarray(array), A
 
 # %% ../../nbs/03_dicom.ipynb #0fd141dc
 NOTICE = 'synthetic, not for diagnosis'
@@ -180,7 +164,7 @@ def open_files(path): # folder (with all below it), ZIP or single file
     elif path.suffix.lower() == '.zip': raise InputError(f'{path}: is empty, cut off or no ZIP at all; download or pack it again')
     else: yield {str(path): partial(open, path, 'rb')}
 
-# %% ../../nbs/03_dicom.ipynb #873b0a2e
+# %% ../../nbs/03_dicom.ipynb #f32b7ca3
 @dataclass(frozen=True)
 class Slice:
     "The header of one CT file, as plain values."
@@ -203,13 +187,14 @@ class Slice:
     rescale: tuple = None # slope, intercept
     frame_of_reference: str = ''
     meta: dict = None # goes to Volume.meta
+    plain: tuple = None # (where the voxels begin, their type, PixelPaddingValue), if they are 16 bits each and nothing follows
 
     @property
     def localizer(self): return 'LOCALIZER' in self.image_type
 
-# %% ../../nbs/03_dicom.ipynb #957ac703
+# %% ../../nbs/03_dicom.ipynb #e3fd1182
 META = KEPT + ('SeriesInstanceUID', 'SeriesDescription', 'StudyDescription', 'Manufacturer', 'ManufacturerModelName', 'ConvolutionKernel', 'SliceThickness', 'KVP', 'GantryDetectorTilt')
-TAGS = META + ('SOPClassUID', 'SOPInstanceUID', 'SeriesNumber', 'Modality', 'ImageType', 'NumberOfFrames', 'Rows', 'Columns', 'SamplesPerPixel', 'PhotometricInterpretation', 'BitsAllocated', 'BitsStored',
+TAGS = META + ('SOPClassUID', 'SOPInstanceUID', 'SeriesNumber', 'Modality', 'ImageType', 'NumberOfFrames', 'Rows', 'Columns', 'SamplesPerPixel', 'PhotometricInterpretation', 'BitsAllocated', 'BitsStored', 'PixelRepresentation', 'PixelPaddingValue',
                'PixelSpacing', 'ImagePositionPatient', 'ImageOrientationPatient', 'RescaleSlope', 'RescaleIntercept')
 DAMAGED = 'is damaged or cut off; copy or download it again'
 
@@ -217,25 +202,56 @@ def _floats(ds, key, n):
     "The tag's values as floats, `None` where it is absent, an error where it is nonsense."
     v = ds.get(key)
     if v is None or v == '': return None
-    try: f = tuple(float(x) for x in np.atleast_1d(v))
+    try: f = tuple(map(float, v if isinstance(v, MutableSequence) else [v]))
     except (TypeError, ValueError): f = ()
-    if len(f) != n or not np.isfinite(f).all(): raise InputError(f'its {key} is nonsense ({str(v)[:60]}); export it again')
+    if len(f) != n or not all(map(math.isfinite, f)): raise InputError(f'its {key} is nonsense ({str(v)[:60]}); export it again')
     return f
 
 def _plain(v): return v if isinstance(v, (int, float)) and not hasattr(v, 'original_string') else float(v) if hasattr(v, 'original_string') else str(v)
 
-def to_slice(name, open_, ds):
+def to_slice(name, open_, ds, plain=None):
     "A pydicom header → `Slice`."
     slope, intercept = _floats(ds, 'RescaleSlope', 1), _floats(ds, 'RescaleIntercept', 1)
     return Slice(name, open_, str(ds.get('SOPInstanceUID', '')), str(ds.get('SeriesInstanceUID', '')), str(ds.get('SeriesNumber', '')), str(ds.get('SeriesDescription', '')),
-        str(ds.get('Modality', '')), tuple(str(x).upper() for x in (ds.get('ImageType') or [])), int(ds.get('NumberOfFrames') or 1), (int(ds.Rows), int(ds.Columns)),
+        str(ds.get('Modality', '')), tuple(str(x).upper() for x in (ds.get('ImageType') or [])), int(ds.get('NumberOfFrames') or 1), (int(ds.get('Rows')), int(ds.get('Columns'))),
         int(ds.get('SamplesPerPixel') or 1) > 1 or int(ds.get('BitsAllocated') or 16) < 16 or str(ds.get('PhotometricInterpretation') or 'MONOCHROME2') not in ('MONOCHROME1', 'MONOCHROME2'),
         str(ds.get('SOPClassUID', '')), (int(ds.get('BitsAllocated') or 16), int(ds.get('BitsStored') or 16)),
         _floats(ds, 'PixelSpacing', 2), _floats(ds, 'ImagePositionPatient', 3), _floats(ds, 'ImageOrientationPatient', 6),
         slope and intercept and slope + intercept, str(ds.get('FrameOfReferenceUID', '')),
-        {k: _plain(ds[k].value) for k in META if ds.get(k) not in (None, '')})
+        {k: _plain(v) for k in META if (v := ds.get(k)) not in (None, '')}, plain)
 
-# %% ../../nbs/03_dicom.ipynb #b9e8f619
+# %% ../../nbs/03_dicom.ipynb #2591dcb8
+@lru_cache(None)
+def _tag(key):
+    from pydicom.datadict import tag_for_keyword
+    from pydicom.tag import Tag
+    return Tag(tag_for_keyword(key))
+
+class Header:
+    "A pydicom dataset's `get`, which converts equal bytes once."
+    known = {}
+    def __init__(self, ds): self.ds, self.letters = ds, str(getattr(ds.get_item(0x00080005), 'value', ''))
+    def get(self, key, default=None):
+        raw = self.ds.get_item(_tag(key))
+        if raw is None: return default
+        if not raw.is_raw or key == 'PixelPaddingValue': return self.ds.get(key, default)  # signed or not: that is said elsewhere
+        bytes_ = key, raw.VR, raw.value, raw.is_implicit_VR, raw.is_little_endian, self.letters
+        if bytes_ not in self.known:
+            if len(self.known) > 20_000: self.known.clear()  # places and UIDs, of many series
+            self.known[bytes_] = self.ds.get(key, default)
+        return self.known[bytes_]
+
+def plain_voxels(f, ds, header): # binary file that has been read up to its voxels, its pydicom dataset and `Header`
+    "`Slice.plain` of an uncompressed slice of 16 bits with all its tags; `None` for any other."
+    head = {'1.2.840.10008.1.2': b'', '1.2.840.10008.1.2.1': b'OW\0\0'}.get(ds.file_meta.get('TransferSyntaxUID'))
+    said = [header.get(k) for k in ('BitsAllocated', 'SamplesPerPixel', 'PixelRepresentation', 'BitsStored', 'PhotometricInterpretation')]
+    padding = header.get('PixelPaddingValue')
+    if head is None or said[:2] != [16, 1] or said[2] not in (0, 1) or not (said[3] and said[4]) or not isinstance(padding, int | None): return None
+    head = b'\xe0\x7f\x10\0' + head
+    if f.read(len(head)) != head or int.from_bytes(f.read(4), 'little') != 2*int(header.get('Rows'))*int(header.get('Columns')): return None
+    return f.tell(), '<i2' if said[2] else '<u2', padding
+
+# %% ../../nbs/03_dicom.ipynb #1af52d3a
 DEFLATED, UNPACKED = b'1.2.840.10008.1.2.1.99', 1 << 28  # a transfer syntax; bytes that one file may unfold to
 
 def check_deflated(f): # open binary file, left at its start
@@ -262,8 +278,8 @@ def parse(name, open_): # name and opener from `open_files`
         with warnings.catch_warnings(), open_() as f:
             warnings.simplefilter('ignore')
             check_deflated(f)
-            ds = dcmread(f, stop_before_pixels=True, specific_tags=list(TAGS))
-            if 'Rows' in ds: return to_slice(name, open_, ds)
+            ds = dcmread(f, stop_before_pixels=True, specific_tags=[_tag(k) for k in TAGS])
+            if 'Rows' in ds: return to_slice(name, open_, h := Header(ds), plain_voxels(f, ds, h))
             kind = ds.file_meta.get('MediaStorageSOPClassUID') or ds.get('SOPClassUID')
             cut = not kind or 'Image Storage' in kind.name or kind.name == kind and 'SOPInstanceUID' not in ds
             if cut: raise InputError(f'{name}: {DAMAGED}')
@@ -349,27 +365,42 @@ def check_frame(ds): # pydicom dataset of one frame
     if family != '1.2.840.10008.1.2.4' or int(number) > 93: return  # above 93: films
     if 'PixelData' not in ds or not next(generate_frames(ds.PixelData, number_of_frames=1)).rstrip(b'\0').endswith(b'\xff\xd9'): raise ValueError('no end of image')
 
-# %% ../../nbs/03_dicom.ipynb #4541d1af
-def read_pixels(s:Slice) -> np.ndarray: # (rows, columns) HU
+# %% ../../nbs/03_dicom.ipynb #b3930643
+def stored_voxels(s:Slice):
+    "What an uncompressed slice stores, and the value that stands for nothing; `None` where it has to be decoded."
+    if not s.plain: return None
+    with s.open() as f: f.seek(s.plain[0]); data = f.read()
+    return (np.frombuffer(data, s.plain[1]).reshape(s.shape), s.plain[2], s.bits[1]) if len(data) == 2*math.prod(s.shape) else None
+
+def read_pixels(
+    s:Slice,
+    out=None, # (rows, columns) float32, to put them in
+) -> np.ndarray: # (rows, columns) HU
     "One slice in HU."
     from pydicom import dcmread
     try:
-        with warnings.catch_warnings(), s.open() as f:
-            warnings.simplefilter('ignore')
-            data = f.read()
-            ds = dcmread(io.BytesIO(data))
-            syntax = ds.file_meta.TransferSyntaxUID
-            check_frame(ds)
-            try: a = ds.pixel_array
-            except Exception:
-                if not syntax.is_compressed: raise
-                return by_gdcm(s.name, data, syntax)
+        if not (stored := stored_voxels(s)):
+            with warnings.catch_warnings(), s.open() as f:
+                warnings.simplefilter('ignore')
+                data = f.read()
+                ds = dcmread(io.BytesIO(data))
+                syntax = ds.file_meta.TransferSyntaxUID
+                check_frame(ds)
+                try: stored = ds.pixel_array, ds.get('PixelPaddingValue'), int(ds.BitsStored)
+                except Exception:
+                    if not syntax.is_compressed: raise
+                    return by_gdcm(s.name, data, syntax)
     except InputError: raise
     except Exception as e: raise InputError(f'{s.name}: {DAMAGED} ({type(e).__name__})') from e
-    unused = 16 - int(ds.BitsStored)  # bits above these may hold an old overlay
+    return to_hu(*stored, s.rescale, out)
+
+def to_hu(a, padding, bits, rescale, out=None):
+    "Stored values (rows, columns) in HU."
+    unused = 16 - bits  # bits above these may hold an old overlay
     if unused and a.dtype.itemsize == 2: a = (a << unused) >> unused
-    hu = a*np.float32(s.rescale[0]) + np.float32(s.rescale[1])
-    if (padding := ds.get('PixelPaddingValue')) is not None: hu[(a == padding) & (hu < -1024)] = -1024  # outside the scanner's circle there is no measurement: air
+    hu = np.multiply(a, np.float32(rescale[0]), out=out if out is not None and out.shape == a.shape and a.dtype.itemsize == 2 else None)
+    hu += np.float32(rescale[1])
+    if padding is not None and hu.min() < -1024: hu[(a == padding) & (hu < -1024)] = -1024  # outside the scanner's circle there is no measurement: air
     return hu
 
 # %% ../../nbs/03_dicom.ipynb #6f15164d
@@ -383,7 +414,7 @@ def by_gdcm(name, data, syntax): # bytes of a compressed DICOM file, its transfe
     except Exception:
         raise InputError(f'{name}: is damaged, or compressed in a way that cannot be decoded here ({syntax.name}); decompress the series first (gdcmconv --raw, or dcmdjpeg)') from None
 
-# %% ../../nbs/03_dicom.ipynb #e879895d
+# %% ../../nbs/03_dicom.ipynb #0e595fdd
 def read_stack(path, slices) -> Volume: # slices of one series, in any order
     "Check, sort, decode and turn to canonical axes."
     check_slices(path, slices)
@@ -394,14 +425,15 @@ def read_stack(path, slices) -> Volume: # slices of one series, in any order
     if toward[abs(toward).argmax()] < 0: slices.reverse()  # head first already here: no copy of the whole array later
     array = np.empty((len(slices), *slices[0].shape), np.float32)
     for k, s in enumerate(slices):
-        hu = read_pixels(s)
+        hu = read_pixels(s, array[k])
         if hu.shape != s.shape: raise InputError(f'{s.name}: {DAMAGED}')
-        array[k] = hu
-    if array.min() == array.max(): raise InputError(f'{path}: every voxel is {array.min():g}; this is no CT, so export it again')
+        if hu.base is not array: array[k] = hu
     array, affine = to_canonical(array, stack_affine(np.array([s.position for s in slices]), slices[0].orientation, slices[0].pixel))
-    return Volume(array, affine=affine, meta=dict(slices[0].meta, source=str(path)))
+    vol = Volume(array, affine=affine, meta=dict(slices[0].meta, source=str(path)))
+    if vol.range[0] == vol.range[1]: raise InputError(f'{path}: every voxel is {vol.range[0]:g}; this is no CT, so export it again')
+    return vol
 
-# %% ../../nbs/03_dicom.ipynb #e1ffd79f
+# %% ../../nbs/03_dicom.ipynb #9a324d09
 def read_ct(
     path, # folder or ZIP of DICOM files, or NIfTI, NRRD, MHA
     series=None, # which DICOM series, if there are several: SeriesNumber, or SeriesInstanceUID or its end
@@ -424,15 +456,16 @@ def read_ct(
     except OSError as e: raise InputError(f'{e.filename or path}: cannot be read ({e.strerror or e}); check its permissions and the disk') from None
 
 def _read_volume(path):
-    vol = Volume.load(path)
+    vol = Volume.load(path); low, high = vol.range
     if 1 in vol.shape: raise InputError(f'{path}: is one slice; a CT needs at least two, so give the whole series')
-    if vol.array.min() >= 0: raise InputError(f'{path}: its values run from {vol.array.min():g} to {vol.array.max():g}, so they are not HU (air is −1000); convert it to HU, or give the CT and not a mask')
-    if np.ptp(vol.array) < 100: raise InputError(f'{path}: its values run only from {vol.array.min():g} to {vol.array.max():g}, so they are not HU, or all of it is air; convert it to HU')
-    return check_hu(Volume(vol.array, affine=vol.affine, meta=dict(vol.meta, source=str(path))), path)
+    if low >= 0: raise InputError(f'{path}: its values run from {low:g} to {high:g}, so they are not HU (air is −1000); convert it to HU, or give the CT and not a mask')
+    if high - low < 100: raise InputError(f'{path}: its values run only from {low:g} to {high:g}, so they are not HU, or all of it is air; convert it to HU')
+    vol.meta['source'] = str(path)
+    return check_hu(vol, path)
 
 def check_hu(vol, path):
     "Refuse what can be no patient in HU on a grid in mm."
-    low, high = vol.array.min(), vol.array.max()
+    low, high = vol.range
     if max(-low, high) > 1e5: raise InputError(f'{path}: its values run from {low:g} to {high:g}, so they are not HU (air is −1000, metal below 40000); convert it to HU')
     if sorted(vol.extent)[1] < 2 or max(vol.extent) > 1e4: raise InputError(f'{path}: is {" × ".join(f"{e:.3g}" for e in vol.extent)} mm large, which no CT is; is its spacing in mm? Correct its header or export it again')
     return vol
