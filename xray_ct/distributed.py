@@ -14,12 +14,15 @@ from .files import InputError, read_json, write_json
 from .ranks import rank, world
 from .training import RunConfig, fit, _earlier
 
-# %% ../nbs/22_distributed.ipynb #e8a2ee3f
+# %% ../nbs/22_distributed.ipynb #7d3c0f7c
+_libc = ctypes.CDLL(None) if sys.platform == 'linux' else None  # loaded before a process forks
+
 def _end_with(parent):
     "Ctrl-C is for the process that started this one, which passes it on; on Linux, ask the kernel to end this one when that ends."
     os.setpgrp()
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # so it is a background job of the terminal, and may write there under `stty tostop` too
     if sys.platform != 'linux': return
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+    _libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
     if os.getppid() != parent: os._exit(143)    # it was gone before we asked
 
 def _crew(command, processes, piped):
@@ -47,9 +50,12 @@ def launch(
         while not (failed := [r for r, p in enumerate(crew) if p.poll()]) and any(p.poll() is None for p in crew): time.sleep(.05)
     finally:
         for p in crew: p.terminate()
-        for p in crew:
-            try: p.wait(30)  # a step, and its state
-            except subprocess.TimeoutExpired: p.kill(); p.wait()
+        try:
+            end = time.monotonic() + 30  # for a step, and its state
+            for p in crew: p.wait(max(0., end - time.monotonic()))
+        except subprocess.TimeoutExpired: pass
+        finally:  # also after a second Ctrl-C
+            for p in crew: p.kill(); p.wait()
         echo.join(10)
     code = crew[failed[0]].returncode if failed else 0
     return (128 - code if code < 0 else code), (failed[0] if failed else None)

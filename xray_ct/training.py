@@ -43,7 +43,7 @@ from . import figures
 try: import fcntl
 except ImportError: fcntl = None  # not on Windows
 
-# %% ../nbs/21_training.ipynb #91767297
+# %% ../nbs/21_training.ipynb #34728d99
 @dataclass(frozen=True)
 class RunConfig:
     "Everything that decides how a run ends, besides the data themselves."
@@ -72,7 +72,7 @@ class RunConfig:
     num_workers: int = 0 # processes that prepare batches
     figures: bool = True # draw the page of 15 panels after each epoch
     track: str = '' # 'tensorboard' or 'wandb': follow the run there as well
-    keep: int = 1 # states of earlier epochs that stay beside the newest
+    keep: int = 1 # earlier states that stay beside the newest
     cohort: CohortConfig | PairConfig = None # what the model is trained on; default: that of its kind
     settings: dict = field(default_factory=dict) # fields of the model's config that differ from the preset
 
@@ -379,7 +379,7 @@ def restore(self:State, learn):
     self.schedule.rate = head.get('lr', self.schedule.rate)
     return head['epoch'], head.get('step', 0)
 
-# %% ../nbs/21_training.ipynb #19707961
+# %% ../nbs/21_training.ipynb #695b288c
 class Stop(Callback):
     "Ctrl-C and SIGTERM: finish the step, save, leave. Several processes leave after the same step."
     order = 91
@@ -411,7 +411,7 @@ class Stop(Callback):
         step = self.iter + 1 if self.training else self.learn.reseed.steps
         self.state.save(self.epoch, step)
         self.agree()  # wait until the first process has written: when one leaves, the others are told to
-        print(f'Asked to stop: the state after step {step - 1} of epoch {self.epoch} is saved; the same call goes on from there.', flush=True)
+        print(f'Asked to stop in epoch {self.epoch}: the state is saved, and the same call goes on from there.', flush=True)
         self.leave()
     def after_epoch(self):
         if self.agree(): self.leave()

@@ -6,7 +6,7 @@
 __all__ = ['vae_sizes', 'wrappers', 'VAEConfig', 'vae_preset', 'MaisiVAE', 'padded', 'pad_end', 'windows', 'blended',
            'read_checkpoint', 'load_strictly', 'random_crop', 'train_vae', 'stored_vae']
 
-# %% ../../nbs/14_vae.ipynb #9e7c4b6f
+# %% ../../nbs/14_vae.ipynb #4a4a7377
 import json, math
 from dataclasses import asdict, dataclass, fields
 from itertools import product
@@ -16,10 +16,9 @@ import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from safetensors import safe_open
-from safetensors.torch import save_file
 from fastcore.basics import patch
 from tqdm.auto import tqdm
-from ..files import InputError, read_json, staged, write_json
+from ..files import InputError, read_json, read_tensors, save_tensors, write_json
 from ..diffusion import NotFinite
 
 # %% ../../nbs/14_vae.ipynb #3d765771
@@ -321,7 +320,7 @@ def measure_scale(self:MaisiVAE,
     n = [[-(-k//self.config.factor) for k in x.shape[1:]] for x in items]
     return self.scale.fill_(1/torch.cat([self.encode(x[None])[(..., *map(slice, k))].flatten() for x, k in zip(items, n)]).std()).item()
 
-# %% ../../nbs/14_vae.ipynb #42ee3401
+# %% ../../nbs/14_vae.ipynb #8b2ed2d5
 @patch
 def save(self:MaisiVAE,
     folder, # made if absent; other files in it are left alone
@@ -329,7 +328,7 @@ def save(self:MaisiVAE,
     "Write `model.safetensors` and `config.json`."
     folder = Path(folder)
     config = {'kind': self.kind, 'model': self.config.to_dict()}
-    with staged(folder/'model.safetensors') as tmp: save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, tmp, metadata={'config': json.dumps(config, sort_keys=True)})
+    save_tensors(folder/'model.safetensors', self.state_dict(), config=json.dumps(config, sort_keys=True))
     write_json(folder/'config.json', config)
     return folder
 
@@ -350,7 +349,7 @@ def load(cls:MaisiVAE,
 )->MaisiVAE: # in eval mode
     "Rebuild from the folder alone."
     config, weights = stored_vae(folder), Path(folder)/'model.safetensors'
-    vae = load_strictly(cls(config), read_checkpoint(weights), weights)
-    with safe_open(weights, 'pt') as f: written = (f.metadata() or {}).get('config')
+    tensors, texts = read_tensors(weights)
+    vae, written = load_strictly(cls(config), tensors, weights), texts.get('config')
     if written and VAEConfig.from_dict(json.loads(written)['model']) != config: raise InputError(f'{weights}: was written with another config than the config.json beside it; was that edited, or taken from another folder?')
     return vae.to(device).eval()
