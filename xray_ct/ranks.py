@@ -142,7 +142,7 @@ class Together(Callback):
         self.learn.loss = total(self.loss*weight)
         self.learn.loss_grad = self.loss_grad*(weight*world())
 
-# %% ../nbs/20b_ranks.ipynb #795a30e0
+# %% ../nbs/20b_ranks.ipynb #c552b841
 def sharded(
     model, # on its device; its parameters are replaced by shares of them
 ): # the same model
@@ -156,7 +156,7 @@ def sharded(
     return fully_shard(model, mesh=mesh, ignored_params={p for name, p in model.named_parameters() if fixed(name)})
 
 def part(t): return t.to_local() if isinstance(t, DTensor) else t
-def whole(t): return t.full_tensor() if isinstance(t, DTensor) else t
+def whole(t): return t.full_tensor().cpu() if isinstance(t, DTensor) else t  # one after the other: all of them at once would fill a card again
 def like(t, values): return distribute_tensor(values.to(t.device), t.device_mesh, t.placements) if isinstance(t, DTensor) else values.to(t.device)
 def put(t, values): part(t).data.copy_(part(like(t, values)))
 
@@ -164,7 +164,7 @@ def put(t, values): part(t).data.copy_(part(like(t, values)))
 def gathered(model):
     "Within, its `state_dict()` holds whole tensors, on the CPU."
     if isinstance(model, FSDPModule):
-        tensors = {k: whole(v.detach()).cpu() for k, v in model.state_dict().items()}
+        tensors = {k: whole(v.detach()) for k, v in model.state_dict().items()}
         model.state_dict = lambda: tensors
     try: yield
     finally: vars(model).pop('state_dict', None)
