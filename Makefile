@@ -5,7 +5,7 @@
 #   PIP_FLAGS='…'         more options for pip, such as an index with the CPU build of PyTorch: on Linux
 #                         the default build brings CUDA, several GB
 #                         (settings.ini bounds torch from above, so that pip keeps a CPU build that it finds)
-#   FLAGS='slow cuda'     for test-slow; ONLY=03_dicom for test and test-slow: items whose name contains it
+#   FLAGS='slow cuda'     for test-slow; ONLY=11_dicom for test and test-slow: items whose name contains it
 
 # looked up only when .venv is made
 will_do := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))
@@ -39,8 +39,8 @@ test: $(stamp)  ## notebooks and package in sync and clean, every notebook's tes
 test-slow: $(stamp)  ## the cells flagged `slow` and the scripts in tests/: browser, kill and resume, two processes
 	@$(bin)/python tools/test_all.py --flags $(FLAGS) $(only)
 
-notebook: $(stamp)  ## NB=nbs/01_projector.ipynb: run it, save its outputs, clean, export
-	@test -n '$(NB)' || { echo 'which notebook? make notebook NB=nbs/01_projector.ipynb' >&2; exit 2; }
+notebook: $(stamp)  ## NB=nbs/05_projector.ipynb: run it, save its outputs, clean, export
+	@test -n '$(NB)' || { echo 'which notebook? make notebook NB=nbs/05_projector.ipynb' >&2; exit 2; }
 	$(bin)/python tools/notebook.py run '$(NB)'
 	$(bin)/nbdev_export
 

@@ -76,7 +76,7 @@ def stock(folder):
 def settings():
     from xray_ct.data.cohort import CohortConfig
     from xray_ct.training import RunConfig, with_settings
-    # without L1: its gradient is a sign, and one voxel's, decided by a last bit, moves these weights by 1e-4 (22_distributed)
+    # without L1: its gradient is a sign, and one voxel's, decided by a last bit, moves these weights by 1e-4 (56_distributed)
     config = RunConfig(epochs=10, passes=3, batch_size=13, l1=0., figures=False, cohort=CohortConfig(size=16, spacing=20., det=32))  # two steps an epoch
     return with_settings(config, dict(widths='16,32', down_blocks='0,1', up_blocks='1', encoder_width='16'))
 

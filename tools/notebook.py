@@ -1,8 +1,8 @@
 """Edit a notebook as text, run it, clean it, export it.
 
-    python tools/notebook.py open  nbs/03_dicom.ipynb scratch/03_dicom.py   # notebook -> percent script
-    python tools/notebook.py build scratch/03_dicom.py nbs/03_dicom.ipynb   # script -> notebook, export, run, clean
-    python tools/notebook.py run   nbs/03_dicom.ipynb                       # export, run in place, clean
+    python tools/notebook.py open  nbs/11_dicom.ipynb scratch/11_dicom.py   # notebook -> percent script
+    python tools/notebook.py build scratch/11_dicom.py nbs/11_dicom.ipynb   # script -> notebook, export, run, clean
+    python tools/notebook.py run   nbs/11_dicom.ipynb                       # export, run in place, clean
 
 `build` keeps the ids of cells whose text did not change (nbdev's sync key). `run` saves figures as small
 JPEGs, so that a notebook stays under about 400 kB. A failing cell stops the run with its traceback; the
@@ -15,9 +15,9 @@ root = Path(__file__).resolve().parent.parent
 kernelspec = {'display_name': 'python3', 'language': 'python', 'name': 'python3'}
 jpeg = """
 import matplotlib
-matplotlib.rcParams.update({'figure.dpi': 60, 'savefig.dpi': 60, 'image.cmap': 'gray'})
+matplotlib.rcParams.update({'figure.dpi': 96, 'savefig.dpi': 96, 'image.cmap': 'gray'})
 from matplotlib_inline.backend_inline import set_matplotlib_formats
-set_matplotlib_formats('jpeg', pil_kwargs={'quality': 60})
+set_matplotlib_formats('jpeg', pil_kwargs={'quality': 80})
 """
 
 def normalise(nb, old=None):

@@ -2,7 +2,7 @@
 
     python tools/test_all.py                       # what `make test` runs: checks, runs (small), notebooks
     python tools/test_all.py --flags slow          # what `make test-slow` runs: cells flagged `#| slow`, tests/*.py
-    python tools/test_all.py --only 03_dicom       # items whose name contains this (or matches this glob)
+    python tools/test_all.py --only 11_dicom       # items whose name contains this (or matches this glob)
     python tools/test_all.py --list
 
 The last line is `N passed, N failed` (and `, N skipped` where there are any); the exit code is 1 if anything failed
