@@ -5,7 +5,8 @@
 #   PIP_FLAGS='…'         more options for pip, such as an index with the CPU build of PyTorch: on Linux
 #                         the default build brings CUDA, several GB
 #                         (settings.ini bounds torch from above, so that pip keeps a CPU build that it finds)
-#   FLAGS='slow cuda'     for test-slow; ONLY=11_dicom for test and test-slow: items whose name contains it
+#   FLAGS='slow cuda'     for test-slow; ONLY=11_dicom for the tests: items whose name contains it
+#   MACHINES='*,AVX2,1'   for test-machines: those that match; python tools/machines.py --list shows all
 
 # looked up only when .venv is made
 will_do := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))
@@ -14,13 +15,14 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10 python3.13 p
 PIP_FLAGS ?=
 FLAGS ?= slow
 ONLY ?=
+MACHINES ?=
 
 # relative paths only: the repository may lie in a folder with spaces in its name
 bin := .venv/bin
 stamp := .venv/installed-$(shell cat settings.ini setup.py | cksum | cut -d' ' -f1)
 only := $(if $(ONLY),--only '$(ONLY)')
 
-.PHONY: help demo test test-slow notebook docs readme install clean
+.PHONY: help demo test test-slow test-machines notebook docs readme install clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -38,6 +40,9 @@ test: $(stamp)  ## notebooks and package in sync and clean, every notebook's tes
 
 test-slow: $(stamp)  ## the cells flagged `slow` and the scripts in tests/: browser, kill and resume, two processes
 	@$(bin)/python tools/test_all.py --flags $(FLAGS) $(only)
+
+test-machines: $(stamp)  ## the numeric notebooks as other CPUs compute them: instruction sets, 1 and 2 threads; an hour
+	@$(bin)/python tools/test_all.py --machines '$(MACHINES)' $(only)
 
 notebook: $(stamp)  ## NB=nbs/05_projector.ipynb: run it, save its outputs, clean, export
 	@test -n '$(NB)' || { echo 'which notebook? make notebook NB=nbs/05_projector.ipynb' >&2; exit 2; }
