@@ -26,7 +26,7 @@ only := $(if $(ONLY),--only '$(ONLY)')
 .DEFAULT_GOAL := help
 
 help:  ## this list
-	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 18
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/^([a-z-]+):[^#]*## */  make \1\t/' | expand -t 22
 
 demo: $(stamp)  ## train on synthetic patients by papermill, results in runs/quickstart/
 	@mkdir -p runs/quickstart
