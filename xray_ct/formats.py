@@ -226,7 +226,7 @@ def _mha_rescale(path, fields):
     try: return tuple(float(fields.get(f'ElementToIntensityFunction{k}', d)) for k, d in (('Slope', 1), ('Offset', 0)))
     except ValueError: raise InputError(f'{path}: its ElementToIntensityFunction is nonsense; export it again') from None
 
-# %% ../nbs/02_formats.ipynb #582197f5
+# %% ../nbs/02_formats.ipynb #3363f1d5
 FORMATS = ('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd')
 
 def _quiet(reader_of):
@@ -267,6 +267,8 @@ def _read_itk(path):
     "NRRD and MHA: voxels, place, what was assumed."
     import SimpleITK as sitk
     start, data, fields = check_header(path)
+    nrrd = path.suffix.lower() == '.nrrd'
+    mm, notes = (_nrrd_place if nrrd else _mha_place)(path, fields)
     try:
         r = _quiet(lambda: _information(path))
         _check_itk(path, r)
@@ -276,8 +278,6 @@ def _read_itk(path):
         array, affine = sitk.GetArrayFromImage(_quiet(r.Execute)), place_of(r)
     except RuntimeError:
         raise InputError(f'{path}: cannot be read as a volume (its spacing, axes or size are nonsense, it is damaged, or no {path.suffixes[-1]} file); copy or export it again') from None
-    nrrd = path.suffix.lower() == '.nrrd'
-    mm, notes = (_nrrd_place if nrrd else _mha_place)(path, fields)
     affine[:3] *= mm
     slope, offset = (1, 0) if nrrd else _mha_rescale(path, fields)
     return array if (slope, offset) == (1, 0) else array.astype(np.float32)*np.float32(slope) + np.float32(offset), affine, notes

@@ -6,10 +6,10 @@
 __all__ = ['NOTICE', 'KEPT', 'ZIP_TOTAL', 'ZIP_RATIO', 'META', 'TAGS', 'CAPTURE', 'stack_affine', 'common_tags', 'save_dataset',
            'numbers', 'write_dicom', 'check_zip', 'open_files', 'Slice', 'to_slice', 'Header', 'plain_voxels', 'Frames',
            'frames_of', 'is_empty', 'parse', 'choose', 'without_copies', 'check_slices', 'check_stack', 'stored_voxels',
-           'read_pixels', 'to_hu', 'by_gdcm', 'read_stack', 'read_ct', 'listed_files', 'check_hu']
+           'read_pixels', 'to_hu', 'read_stack', 'read_ct', 'listed_files', 'check_hu']
 
-# %% ../../nbs/11_dicom.ipynb #fe861f0a
-import math, os, stat, tempfile, warnings, zipfile
+# %% ../../nbs/11_dicom.ipynb #e378bd53
+import io, math, os, stat, warnings, zipfile
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -276,7 +276,7 @@ def plain_voxels(
     if f.read(len(head)) != head or int.from_bytes(f.read(4), 'little') != 2*int(header.get('Rows'))*int(header.get('Columns')): return None
     return f.tell()
 
-# %% ../../nbs/11_dicom.ipynb #b4af49f7
+# %% ../../nbs/11_dicom.ipynb #2aedde63
 class Frames:
     "The stored values of a multi-frame file, decoded when the first is asked for."
     def __init__(self, name, open_): self.name, self.open = name, open_
@@ -285,7 +285,7 @@ class Frames:
     def decoded(self): # values and mask of padding (or None), (frames, rows, columns)
         with warnings.catch_warnings(), self.open() as f:
             warnings.simplefilter('ignore')
-            ds = read_dataset(f)
+            ds = read_dataset(io.BytesIO(f.read()))
             values, padded = stored_values(ds, self.name)
         shape = (-1, *values.shape[-2:])
         return values.reshape(shape), None if padded is None else padded.reshape(shape)
@@ -476,7 +476,7 @@ def check_stack(path, slices): # slices sorted along the normal
         kinds = ', '.join(f'{n}× {g:g} mm' for g, n in Counter(gaps.round(2)).most_common(4))
         raise InputError(f'{path}: mixed slice spacing ({kinds}) or shifted slices; separate the parts, or resample the series to one spacing first')
 
-# %% ../../nbs/11_dicom.ipynb #75f3b392
+# %% ../../nbs/11_dicom.ipynb #d439fa82
 def stored_voxels(
     s:Slice,
 ): # values and mask of padding (or None), (rows, columns); None where they have to be decoded
@@ -504,7 +504,7 @@ def read_pixels(
 def _decoded(s):
     with warnings.catch_warnings(), s.open() as f:
         warnings.simplefilter('ignore')
-        ds = read_dataset(f)
+        ds = read_dataset(io.BytesIO(f.read()))  # from memory: no tag can claim more than there is
         if 'PixelData' not in ds and ('FloatPixelData' in ds or 'DoubleFloatPixelData' in ds): return ds.pixel_array, None
         return stored_values(ds, s.name)
 
@@ -528,17 +528,6 @@ def _padding_in_tissue(slices):
         if high > -900 and low < 1500:
             return [f'PixelPaddingValue is {low:g}{f" to {high:g}" if high > low else ""} HU, as tissue can be: all voxels of that value are taken for air']
     return []
-
-# %% ../../nbs/11_dicom.ipynb #6f15164d
-def by_gdcm(name, data, syntax): # bytes of a compressed DICOM file, its transfer syntax
-    "Decode with SimpleITK's GDCM, rescale applied: (rows, columns)."
-    import SimpleITK as sitk
-    try:
-        with tempfile.TemporaryDirectory() as d:
-            (Path(d)/'slice.dcm').write_bytes(data)
-            return sitk.GetArrayFromImage(sitk.ReadImage(f'{d}/slice.dcm', sitk.sitkFloat32))[0]
-    except Exception:
-        raise InputError(f'{name}: is damaged, or compressed in a way that cannot be decoded here ({syntax.name}); decompress the series first (gdcmconv --raw, or dcmdjpeg)') from None
 
 # %% ../../nbs/11_dicom.ipynb #d0bb5e08
 def read_stack(path, slices) -> Volume: # slices of one series, in any order
