@@ -8,11 +8,11 @@ __all__ = ['FRACTIONS', 'FINEST', 'FORMAT', 'TO_LPS', 'KEEP', 'hash_unit', 'spli
            'CTDataset', 'whole_grid', 'vary_picture', 'read_paired', 'find_cases', 'prepare_cases', 'prepare_parts',
            'Cohort', 'Targets', 'cache_files']
 
-# %% ../../nbs/16_cohort.ipynb #14d339ad
-import hashlib, json, math, os, re, sys
+# %% ../../nbs/16_cohort.ipynb #865f3db0
+import hashlib, json, math, os, re
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
@@ -22,10 +22,11 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from fastcore.basics import patch
 from safetensors.torch import save_file
-from ..files import InputError, check_file, staged
+from ..files import InputError, check_file, say, staged
 from ..projector import Geometry, Projector, add_noise, hu_to_mu
 from ..volume import AIR, Volume, Window, to_int16
-from .dicom import find_cts, read_ct
+from .dicom import read_ct
+from .find import find_cts
 from .radiograph import open_png
 
 # %% ../../nbs/16_cohort.ipynb #28e227b5
@@ -111,9 +112,9 @@ class CohortConfig:
         mode, det = ('parallel', self.size) if self.xrays == 'grid' else ('cone', self.det)
         return Geometry.for_field(self.size*self.spacing, self.size, det, sdd=self.sdd, sid=self.sid, views=self.views, mode=mode)
 
-# %% ../../nbs/16_cohort.ipynb #1e60596c
+# %% ../../nbs/16_cohort.ipynb #32243bf5
 FINEST = 4  # voxels finer than a quarter of the target's are averaged to that: the detector can't see them
-FORMAT = 4  # raise it when the files change: old ones are then left alone
+FORMAT = 5  # raise it when the files change: old ones are then left alone
 
 @lru_cache
 def reach(config):
@@ -131,6 +132,7 @@ class Case:
     path: Path # the source
     label: str = None
     file: Path = None # its cache file
+    assumed: tuple = () # sentences: what its source does not say
 
 def _stamp(path):
     "What changes when a source changes: names, sizes and dates of its files."
@@ -142,7 +144,7 @@ def cache_name(case, config):
     what = [os.path.realpath(case.path), _stamp(case.path), config.size, config.spacing, config.xrays == 'full' or reach(config), FINEST, FORMAT]
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', case.patient)[:60]}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]}.safetensors"
 
-# %% ../../nbs/16_cohort.ipynb #4874d404
+# %% ../../nbs/16_cohort.ipynb #cb821267
 def _box(vol, config):
     "The voxels that items can need, as they are: a crop of whole voxels around the field (all of them for `full`)."
     center, finest = vol.body_center(), config.spacing/FINEST
@@ -161,25 +163,35 @@ class Unusable(InputError):
     "A CT that can't be used: a cohort leaves it out and names it."
 
 def _whole(file):
-    "Is a cache file there and complete? What is damaged is replaced when it is made again."
-    if not file.is_file(): return False
+    "What a cache file says if it is there and complete, else None. What is damaged is replaced when it is made again."
+    if not file.is_file(): return None
     try:
-        with safe_open(file, 'pt') as f: meta, kinds = json.loads(f.metadata()['case']), {(s.get_dtype(), tuple(s.get_shape())) for s in map(f.get_slice, f.keys())}
-        return kinds == {('I16', tuple(meta['shape']))} and abs(np.linalg.det(np.array(meta['affine'], float).reshape(4, 4))) > 0
-    except Exception: return False
+        with safe_open(file, 'pt') as f:
+            meta = json.loads(f.metadata()['case'])
+            kinds = {(s.get_dtype(), tuple(s.get_shape())) for s in map(f.get_slice, f.keys())}
+        complete = kinds == {('I16', tuple(meta['shape']))} and abs(np.linalg.det(np.array(meta['affine'], float).reshape(4, 4))) > 0
+        return meta if complete else None
+    except Exception: return None
 
-def prepare_case(case, config, cache):
-    "Write one CT's cache file unless it is there; returns the case with its file."
+def prepare_case(
+    case:Case,
+    config, # `CohortConfig`
+    cache:Path, # folder
+)->Case: # with its file, and what was assumed about its source
+    "Write one CT's cache file unless it is there."
     file = Path(cache)/cache_name(case, config)
-    if not _whole(file):
-        try: vol, center = _box(read_ct(case.path), config)
+    if not (meta := _whole(file)):
+        try:
+            vol = read_ct(case.path, say=None)
+            box, center = _box(vol, config)
         except InputError as e: raise Unusable(str(e) if str(case.path) in str(e) else f'{case.path}: {e}') from None
         # on its own grid with the target's blur: `onto` a grid of target spacing would also interpolate
-        smooth = vol.blurred([0.4*config.spacing if config.spacing > s*1.001 else 0. for s in vol.spacing], np.int16)
-        meta = dict(patient=case.patient, source=case.path.name, spacing=list(vol.spacing), affine=vol.affine.tolist(), shape=list(vol.shape), center=list(center))
-        with staged(file) as f:
-            save_file({k: torch.from_numpy(a) for k, a in dict(hu=to_int16(vol.array), smooth=smooth).items()}, f, metadata={'case': json.dumps(meta)})
-    return Case(case.patient, case.path, case.label, file)
+        smooth = box.blurred([0.4*config.spacing if config.spacing > s*1.001 else 0. for s in box.spacing], np.int16)
+        meta = dict(patient=case.patient, source=case.path.name, spacing=list(box.spacing), affine=box.affine.tolist(), shape=list(box.shape),
+                    center=list(center), assumed=vol.meta.get('assumed', []))
+        voxels = {k: torch.from_numpy(a) for k, a in dict(hu=to_int16(box.array), smooth=smooth).items()}
+        with staged(file) as f: save_file(voxels, f, metadata={'case': json.dumps(meta)})
+    return replace(case, file=file, assumed=tuple(meta.get('assumed', ())))
 
 # %% ../../nbs/16_cohort.ipynb #88cababb
 TO_LPS = torch.tensor([[0, 0, 1], [0, 1, 0], [-1, 0, 0]], dtype=torch.float64)  # (d, h, w) mm → LPS mm
@@ -330,14 +342,18 @@ def read_paired(case, config, geometry):
         out.append(F.interpolate(x[None, None], geometry.det_shape, mode='area')[0, 0]*config.paired_white)
     return torch.stack(out)
 
-# %% ../../nbs/16_cohort.ipynb #12e0d4be
+# %% ../../nbs/16_cohort.ipynb #036aca6d
 def _prepare(job):
     prepare, *args = job
     try: return prepare(*args)
     except Unusable as e: return e
 
-@lru_cache(None)
-def _say(text): print(text, file=sys.stderr, flush=True)  # once, however often a cohort is prepared
+def _say_assumed(cases):
+    "Warn of what was assumed: a line for each kind of sentence, however many CTs it is about."
+    kinds = {}
+    for c in cases:
+        for sentence in c.assumed: kinds.setdefault(re.sub(r'[-\d.]+', '', sentence), []).append(f'{c.path}: {sentence}')
+    for same in kinds.values(): say(same[0] + (f' (and {len(same) - 1} more CTs)' if len(same) > 1 else ''))
 
 @contextmanager
 def _pool(processes):
@@ -346,7 +362,7 @@ def _pool(processes):
     import multiprocessing
     with multiprocessing.get_context('spawn').Pool(processes) as p: yield p.imap
 
-# %% ../../nbs/16_cohort.ipynb #863ba8b7
+# %% ../../nbs/16_cohort.ipynb #ad8e16d8
 def find_cases(root): # a folder of anything readable → list of `Case`
     "The CTs below a folder, with their patients."
     return [Case(p, Path(f), l) for p, f, l in find_cts(root)]
@@ -362,7 +378,9 @@ def prepare_cases(
     from tqdm.auto import tqdm
     jobs = [(prepare, c, config, Path(cache)) for c in cases]
     with _pool(processes) as imap: done = list(tqdm(imap(_prepare, jobs), total=len(jobs), desc='reading CTs', disable=None, delay=2, leave=False))
-    return [c for c in done if isinstance(c, Case)], [str(e) for e in done if isinstance(e, Unusable)]
+    ready = [c for c in done if isinstance(c, Case)]
+    _say_assumed(ready)
+    return ready, [str(e) for e in done if isinstance(e, Unusable)]
 
 def prepare_parts(
     root, # a folder of anything readable: DICOM series, ZIPs, NIfTI, NRRD, MHA
@@ -381,7 +399,7 @@ def prepare_parts(
     if broken:
         rest, list_ = {c.patient for c in cases}, '\n  '.join([*broken[:10], *([f'… and {len(broken) - 10} more'] if len(broken) > 10 else [])])
         if len(rest) < 3: raise InputError(f'{root}: {len(rest)} patients with a usable CT; at least 3 are needed. What cannot be used:\n  {list_}')
-        _say(f'{root}: {len(broken)} of {total} CTs cannot be used and are left out:\n  {list_}')
+        say(f'{root}: {len(broken)} of {total} CTs cannot be used and are left out:\n  {list_}')
         parts = _fill({p: n for p, n in parts.items() if p in rest}, FRACTIONS)
     return {n: [c for c in cases if parts[c.patient] == n] for n in FRACTIONS}
 
