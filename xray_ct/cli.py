@@ -127,13 +127,14 @@ def check_config(config, run): # RunConfig, the run's folder
     from dataclasses import asdict
     from xray_ct.files import InputError
     from xray_ct.projector import attenuation
-    from xray_ct.training import model_config, models
+    from xray_ct.models.saved import model_class
+    from xray_ct.training import model_config
     try:
         json.dumps(asdict(config), allow_nan=False)
         if hasattr(config.cohort, 'kev'): attenuation(config.cohort.kev)
         if getattr(config.cohort, 'det', 0) > 8192: raise ValueError(f'det={config.cohort.det} is more pixels than any detector has')
         if config.num_workers < 0: raise ValueError('num_workers must be 0 or more')
-        models[config.model][1](model_config(config, run))
+        model_class(config.model)(model_config(config, run))
     except InputError: raise
     except Exception as e: raise InputError(f'these settings do not make a model ({str(e)[:200]}); check --size, --spacing and --set') from None
 
@@ -142,7 +143,7 @@ def check_config(config, run): # RunConfig, the run's folder
 def train(
     cts: Annotated[Path, typer.Argument(metavar='CT_DIR', help='A folder of CTs: DICOM series, ZIPs, NIfTI, NRRD, MHA. A table patients.csv (file,patient,label) may say whose they are.')],
     out: Annotated[Path, typer.Option('-o', '--out', help='Folder of the run. The same command again resumes it.')],
-    model: Annotated[str, typer.Option(help='direct (regression), hybrid (regression with a transformer), cascade (diffusion) or progressive (regression by doublings, up to 256³).')] = 'direct',
+    model: Annotated[str, typer.Option(help='direct (regression), hybrid (regression with a transformer), cascade (diffusion) or progressive (regression by doublings, up to 256³); or a class of your own, FILE.py:Class.')] = 'direct',
     preset: Annotated[str, typer.Option(help='Its size: tiny (2 CPU cores), base (one GPU), reference; for a cascade tiny or vit, progressive tiny, lean, reduced or full. Will it fit? `xray_ct vet`.')] = 'tiny',
     previous: Annotated[Optional[Path], typer.Option(metavar='RUN', help='Run of the stage before, for a later stage of a cascade: the same X-rays and field, fewer voxels. Of a progressive network: begin with the weights of one of fewer stages.')] = None,
     size: Annotated[int, typer.Option(help='Voxels along each axis of the reconstructed cube.')] = 64,
@@ -158,20 +159,22 @@ def train(
     "Train on a folder of CTs, then score on patients the model never saw, beside every baseline."
     from xray_ct.files import InputError
     settings = check_training(cts, out, set_, epochs, minutes, processes)
-    if model in ('thin', 'latent'): raise InputError(f'--model {model}: slices are trained by `xray_ct train-slices`')
+    from xray_ct.models.saved import chosen_model, load_saved, model_class
+    model = chosen_model(model, 'xrays')
+    cohort_config, cohort_class = model_class(model).data
     from xray_ct.evaluate import as_markdown, evaluate, write_results
     from xray_ct.distributed import fit_by, rank
-    from xray_ct.training import CohortConfig, RunConfig, models, with_settings, Cohort
+    from xray_ct.training import RunConfig, with_settings
     go_on()
     if size < 1: raise InputError(f'--size {size}: must be 1 or more')
-    config = RunConfig(model=model, preset=preset, previous=str(previous or ''), epochs=epochs, minutes=minutes, seed=seed, cohort=CohortConfig(size=size, spacing=spacing, xrays=xrays))
+    config = RunConfig(model=model, preset=preset, previous=str(previous or ''), epochs=epochs, minutes=minutes, seed=seed, cohort=cohort_config(size=size, spacing=spacing, xrays=xrays))
     config = with_settings(config, settings)
     check_config(config, out)
     fit_by(processes, config, cts, out, cache)
     if rank(): return  # of several, the first process scores
     if (out/'metrics.json').exists(): return print(f'{out}: already scored; see {out/"report.html"}')
-    cohort = Cohort.prepare(cts, config.cohort, cache or out/'cache')
-    net = models[config.model][1].load(out)
+    cohort = cohort_class.prepare(cts, config.cohort, cache or out/'cache')
+    net = load_saved(out)
     rows = evaluate(net, cohort, name=f'{model}:{preset}')
     write_results(out, net, cohort, rows, name=f'{model}:{preset}')
     print(as_markdown(rows)); print(f'{out/"report.html"} shows it')
@@ -212,7 +215,7 @@ def preprocess(
 def train_slices(
     cts: Annotated[Path, typer.Argument(metavar='CT_DIR', help='A folder of thin CT series. Thin by measurement: a series that was interpolated teaches that interpolation.')],
     out: Annotated[Path, typer.Option('-o', '--out', help='Folder of the run. The same command again resumes it.')],
-    model: Annotated[str, typer.Option(help='thin (regression) or latent (diffusion in an autoencoder: see --vae).')] = 'thin',
+    model: Annotated[str, typer.Option(help='thin (regression) or latent (diffusion in an autoencoder: see --vae); or a class of your own, FILE.py:Class.')] = 'thin',
     preset: Annotated[str, typer.Option(help='Size of the network: tiny (2 CPU cores) or base (one GPU); latent: tiny, medium or large.')] = 'tiny',
     vae: Annotated[Optional[Path], typer.Option(metavar='PATH', help="For latent: MAISI's checkpoint (its licence is its own) or the folder of an autoencoder; default: a small one is trained first.")] = None,
     ratios: Annotated[str, typer.Option(help='Thickness of the thick slices, in thin ones; several separated by commas. 5 mm from 1 mm: 5.')] = '2,3',
@@ -225,20 +228,21 @@ def train_slices(
 ):
     "Train a network that makes thin slices of thick ones, for `interpolate --weights`; scored on patients it never saw."
     from xray_ct.files import InputError
-    if model not in ('thin', 'latent'): raise InputError(f'--model {model}: there are thin and latent')
-    if vae and model != 'latent': raise InputError(f'--vae {vae}: belongs to --model latent')
+    if vae and model == 'thin': raise InputError(f'--vae {vae}: belongs to --model latent')
     settings = check_training(cts, out, set_, epochs, minutes, processes)
     from xray_ct.files import write_json
     from xray_ct.interpolate import evaluate_net, load_net, scores_markdown
     from xray_ct.distributed import fit_by, rank
-    from xray_ct.training import PairCohort, RunConfig, with_settings
+    from xray_ct.models.saved import chosen_model, model_class
+    from xray_ct.training import RunConfig, with_settings
+    model = chosen_model(model, 'slices')
     go_on()
     config = with_settings(RunConfig(model=model, preset=preset, autoencoder=str(vae or ''), epochs=epochs, minutes=minutes, seed=seed, passes=8, figures=False), dict(ratios=ratios, **settings))
     check_config(config, out)
     fit_by(processes, config, cts, out, cache)
     if rank(): return  # of several, the first process scores
     if (out/'metrics.json').exists(): return print(f'{out}: already scored; see {out/"metrics.json"}')
-    found = evaluate_net(load_net(out), PairCohort.prepare(cts, config.cohort, cache or out/'cache'))
+    found = evaluate_net(load_net(out), model_class(model).data[1].prepare(cts, config.cohort, cache or out/'cache'))
     write_json(out/'metrics.json', found)
     for r, f in found.items():
         print(f'\nslabs of {r} slices, {f["series"]} series it never saw\n\n{scores_markdown(f["scores"])}\n')
@@ -249,21 +253,23 @@ def vetted_run(what, size, spacing, batch, previous, set_): # → RunConfig, the
     "The run that MODEL:PRESET, a run's folder or a config.json speaks of."
     from dataclasses import replace
     from xray_ct.files import InputError, read_json
-    from xray_ct.training import CohortConfig, RunConfig, cohorts, models, with_settings
+    from xray_ct.models.saved import chosen_model, model_class
+    from xray_ct.training import RunConfig, with_settings
     path = Path(what)
     if path.exists():
         if path.is_dir() and not (path/'config.json').is_file(): raise InputError(f'{path}: holds no config.json; give the folder of a run, or MODEL:PRESET')
         d = read_json(path/'config.json' if path.is_dir() else path)
-        if d.get('kind') not in models: raise InputError(f'{path}: of kind {d.get("kind")!r}; there are {", ".join(models)}')
+        try: cls = model_class(d.get('kind'))
+        except InputError as e: raise InputError(f'{path}: {e}') from None
         if size or set_: raise InputError(f'{path}: says its size and settings itself; leave out --size and --set, or give MODEL:PRESET')
-        return RunConfig(model=d['kind'], epochs=1, batch_size=batch), models[d['kind']][1].Config.from_dict(d['model'])
-    name, colon, preset = what.partition(':')
+        return RunConfig(model=d['kind'], epochs=1, batch_size=batch), cls.Config.from_dict(d['model'])
+    name, colon, preset = what.rpartition(':') if '.py:' in what else what.partition(':')
     if not colon: raise InputError(f'{what}: no such file; give MODEL:PRESET such as direct:base, a config.json, or the folder of a run')
-    if name not in models: raise InputError(f'{what}: no model is called {name}; there are {", ".join(models)}')
+    name = chosen_model(name)
     pairs = [s.partition('=') for s in set_ or []]
     if bad := [k for k, eq, _ in pairs if not eq]: raise InputError(f'--set {bad[0]}: write KEY=VALUE')
-    slices = cohorts[name][0] is not CohortConfig
-    cohort = None if slices else CohortConfig(size=size or 64, spacing=spacing or 320/(size or 64))
+    slices = model_class(name).reads == 'slices'
+    cohort = None if slices else model_class(name).data[0](size=size or 64, spacing=spacing or 320/(size or 64))
     config = RunConfig(model=name, preset=preset, previous=str(previous or ''), epochs=1, batch_size=batch, cohort=cohort)
     if slices and size: config = replace(config, cohort=replace(config.cohort, crop=size))
     return with_settings(config, {k: v for k, _, v in pairs}), None
@@ -271,7 +277,7 @@ def vetted_run(what, size, spacing, batch, previous, set_): # → RunConfig, the
 # %% ../nbs/73_cli.ipynb #418308f8
 @app.command()
 def vet(
-    what: Annotated[str, typer.Argument(metavar='MODEL:PRESET', help='Such as direct:base, hybrid:tiny, cascade:vit, progressive:lean, thin:base or latent:medium; or a config.json, or the folder of a run.')],
+    what: Annotated[str, typer.Argument(metavar='MODEL:PRESET', help='Such as direct:base, hybrid:tiny, cascade:vit, progressive:lean, thin:base or latent:medium, or FILE.py:Class:tiny; or a config.json, or the folder of a run.')],
     size: Annotated[Optional[int], typer.Option(help='Voxels along each axis; of slices, pixels in plane. Default 64, of slices 48.')] = None,
     spacing: Annotated[Optional[float], typer.Option(help='Their size, mm; default so that the field is 320 mm.')] = None,
     batch: Annotated[int, typer.Option(help='CTs a step.')] = 1,
@@ -283,6 +289,7 @@ def vet(
     predict: Annotated[bool, typer.Option('--predict', help='A prediction, not a training step.')] = False,
     cases: Annotated[int, typer.Option(help='Training CTs, of which a ridge base keeps at most 256.')] = 256,
     previous: Annotated[Optional[Path], typer.Option(metavar='RUN', help="Run of the stage before, for a later stage of a cascade.")] = None,
+    model: Annotated[Optional[Path], typer.Option('--model', metavar='FILE.py', help='Your own file that declares the model of the run.')] = None,
     set_: Annotated[Optional[list[str]], typer.Option('--set', metavar='KEY=VALUE', help='Any field of the run, the cohort or the model, as for `train`.')] = None,
 ):
     """Will a training step fit on the card? Says what it holds at its highest, where, and what would make it fit.
@@ -295,9 +302,11 @@ def vet(
     if size is not None and size < 1: raise InputError(f'--size {size}: must be 1 or more')
     import warnings; warnings.filterwarnings('ignore')
     from xray_ct.memory import vet
-    from xray_ct.training import rehearsal
+    from xray_ct.models.saved import use_file
+    from xray_ct.training import dry_run_step
     go_on()
-    step = rehearsal(*vetted_run(what, size, spacing, batch, previous, set_), min(cases, 256))
+    if model: use_file(model)
+    step = dry_run_step(*vetted_run(what, size, spacing, batch, previous, set_), min(cases, 256))
     if predict: step['inputs'].pop('target', None)
     found = vet(**step, gpu=gpu, precision=precision, checkpointing=blocks or checkpointing, offload=offload, train=not predict)
     print(found)
@@ -310,6 +319,7 @@ def reconstruct(
     lat: Annotated[Path, typer.Argument(metavar='LAT', help='Lateral X-ray.')],
     out: Annotated[Path, typer.Option('-o', '--out', help='Folder for ct.nii.gz, dicom/, report.html, metrics.json.')],
     weights: Annotated[Path, typer.Option(help='Folder of a run that `xray_ct train` made.')],
+    model: Annotated[Optional[Path], typer.Option('--model', metavar='FILE.py', help='Your own file that declares the model of --weights.')] = None,
     geometry: Annotated[Optional[Path], typer.Option(help='geometry.json that belongs to the pictures; default the one beside AP, else the tags.')] = None,
     truth: Annotated[Optional[Path], typer.Option(help='The true CT, if there is one: scores are added.')] = None,
     consistency: Annotated[bool, typer.Option('--consistency/--no-consistency', help='Correct the prediction by the measured X-rays.')] = True,
@@ -320,7 +330,9 @@ def reconstruct(
     check_places(out, [ap, lat, weights, geometry, truth], 'ct.nii.gz', overwrite)
     with staged(out, 'folder', overwrite) as folder:
         from xray_ct.data.dicom import read_ct
+        from xray_ct.models.saved import use_file
         from xray_ct.reconstruct import reconstruct
+        if model: use_file(model)
         if geometry is None and (ap.parent/'geometry.json').is_file(): geometry = ap.parent/'geometry.json'
         go_on()
         true = None if truth is None else read_ct(truth)
@@ -339,6 +351,7 @@ def interpolate(
     consistency: Annotated[bool, typer.Option('--consistency/--no-consistency', help='Averaging the thin slices gives the thick ones again.')] = True,
     thickness: Annotated[Optional[float], typer.Option(help='Of a thick slice, mm; default what the DICOM series says, else its spacing.')] = None,
     weights: Annotated[Optional[Path], typer.Option(metavar='RUN', help='Folder of a run that `xray_ct train-slices` made: its network in place of the method.')] = None,
+    model: Annotated[Optional[Path], typer.Option('--model', metavar='FILE.py', help='Your own file that declares the model of --weights.')] = None,
     vae: Annotated[Optional[Path], typer.Option(metavar='PATH', help="Of latent diffusion: MAISI's checkpoint, or the folder of an autoencoder, in place of the one stored with --weights.")] = None,
     thin: Annotated[Optional[Path], typer.Option(metavar='TRUTH', help='A thin series of the same scan, if there is one: scores are added, beside those of plain interpolation.')] = None,
     samples: Annotated[int, typer.Option(help='Of a latent diffusion model in --weights: the result is the mean of so many, and spread.nii.gz says how far they are apart.')] = 1,
@@ -358,6 +371,8 @@ def interpolate(
         from xray_ct.data.dicom import read_ct
         from xray_ct.interpolate import covered, interpolate, load_net, save_slices, words
         go_on()
+        from xray_ct.models.saved import use_file
+        if model: use_file(model)
         net = None if weights is None else load_net(weights, vae)
         true, vol = None if thin is None else read_ct(thin), read_ct(thick, series=series)
         try: result, apart = interpolate(vol, spacing, method, consistency, thickness, net, samples, True, progress=True)

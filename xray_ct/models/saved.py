@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['models', 'backbones', 'files_used', 'Registry', 'ModelConfig', 'SavedModel', 'model_class', 'saved_class',
-           'load_saved', 'use_file']
+           'load_saved', 'use_file', 'chosen_model']
 
 # %% ../../nbs/40_saved.ipynb #bc8652db
 import importlib, importlib.util, json, sys
@@ -343,3 +343,17 @@ def _run_file(path, name):
         if isinstance(e, InputError) or not isinstance(e, Exception): raise
         raise InputError(f'{name}: cannot be imported ({type(e).__name__}: {e}). Mend the file') from e
     files_used[str(path)] = module
+
+# %% ../../nbs/40_saved.ipynb #443c9c4d
+def chosen_model(
+    spec:str, # a name in `models`, or 'FILE.py:Class'
+    reads:str='', # 'xrays' or 'slices'; '': either
+)->str: # its kind
+    "What the command line calls `--model`."
+    kind = use_file(spec) if '.py' in spec else spec
+    cls = model_class(kind)
+    if reads and cls.reads != reads:
+        own = ', '.join(k for k in models if models[k].reads == reads)
+        other = dict(xrays='train', slices='train-slices')[cls.reads]
+        raise InputError(f'--model {spec}: a {kind} model is trained by `xray_ct {other}`; choose from {own}.')
+    return kind
