@@ -226,6 +226,8 @@ def reconstruct(
     lat: Annotated[Path, argument(metavar='LAT', help='Lateral X-ray.')],
     out: Folder,
     weights: Annotated[Path, option(help='Folder of a run that `xray_ct train` made.')],
+    model: Annotated[Optional[Path], option('--model', metavar='FILE.py', help=(
+        'Your own file that declares the model of --weights.'))] = None,
     geometry: Annotated[Optional[Path], option(help=(
         'geometry.json that belongs to the pictures; default the one beside AP, else the tags.'))] = None,
     truth: Annotated[Optional[Path], option(help='The true CT, if there is one: scores are added.')] = None,
@@ -238,7 +240,9 @@ def reconstruct(
     check_places(out, [ap, lat, weights, geometry, truth], 'ct.nii.gz', overwrite)
     with staged(out, 'folder', overwrite) as folder:
         from xray_ct.data.dicom import read_ct
+        from xray_ct.models.saved import use_file
         from xray_ct.reconstruct import reconstruct
+        if model: use_file(model)
         beside = ap.parent/'geometry.json'
         if geometry is None and beside.is_file(): geometry = beside
         go_on()
@@ -281,6 +285,8 @@ def interpolate(
     thickness: Annotated[Optional[float], option(help='Of a thick slice, mm; default: by its tags or spacing.')] = None,
     weights: Annotated[Optional[Path], option(metavar='RUN', help=(
         'Folder of a run that `xray_ct train-slices` made: its network replaces the method.'))] = None,
+    model: Annotated[Optional[Path], option('--model', metavar='FILE.py', help=(
+        'Your own file that declares the model of --weights.'))] = None,
     vae: Annotated[Optional[Path], option(metavar='PATH', help=(
         "For latent diffusion: MAISI's checkpoint, or the folder of an autoencoder, "
         'in place of the one stored with --weights.'))] = None,
@@ -297,6 +303,8 @@ def interpolate(
     with staged(out, 'folder', overwrite) as folder:
         from xray_ct.data.dicom import read_ct
         from xray_ct.interpolate import covered, interpolate, load_net, save_slices, words
+        from xray_ct.models.saved import use_file
+        if model: use_file(model)
         go_on()
         net = None if weights is None else load_net(weights, vae)
         true, vol = None if thin is None else read_ct(thin), read_ct(thick, series=series)

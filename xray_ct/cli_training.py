@@ -56,14 +56,15 @@ def check_config(
     from dataclasses import asdict
     from xray_ct.files import InputError
     from xray_ct.projector import attenuation
-    from xray_ct.training import model_config, models
+    from xray_ct.models.saved import model_class
+    from xray_ct.training import model_config
     try:
         json.dumps(asdict(config), allow_nan=False)
         if hasattr(config.cohort, 'kev'): attenuation(config.cohort.kev)
         det = getattr(config.cohort, 'det', 0)
         if det > 8192: raise ValueError(f'det={det} is more pixels than any detector has')
         if config.num_workers < 0: raise ValueError('num_workers must be 0 or more')
-        models[config.model][1](model_config(config, run))
+        model_class(config.model)(model_config(config, run))
     except InputError: raise
     except Exception as e:
         why = f'these settings do not make a model ({str(e)[:200]})'
@@ -78,7 +79,8 @@ def train(
     out: RunFolder,
     model: Annotated[str, option(help=(
         'direct (regression), hybrid (regression with a transformer), cascade (diffusion) or '
-        'progressive (regression by doublings, up to 256³).'))] = 'direct',
+        'progressive (regression by doublings, up to 256³); '
+        'or a class of your own, FILE.py:Class.'))] = 'direct',
     preset: Annotated[str, option(help=(
         'Its size: tiny (2 CPU cores), base (one GPU), reference; for a cascade tiny or vit, '
         'progressive tiny, lean, reduced or full. Will it fit? `xray_ct vet`.'))] = 'tiny',
@@ -99,12 +101,14 @@ def train(
     "Train on a folder of CTs, then score on patients the model never saw, beside every baseline."
     from xray_ct.files import InputError
     settings = check_training(cts, out, set_, epochs, minutes, processes)
-    if model in ('thin', 'latent'): raise InputError(f'--model {model}: is for slices; use `xray_ct train-slices`')
     check_at_least('--size', size, 1)
-    from xray_ct.training import CohortConfig, RunConfig, with_settings
+    from xray_ct.models.saved import chosen_model, model_class
+    from xray_ct.training import RunConfig, with_settings
+    model = chosen_model(model, 'xrays')
+    cohort_config = model_class(model).data[0]
     go_on()
     config = RunConfig(model=model, preset=preset, previous=str(previous or ''), epochs=epochs, minutes=minutes,
-                       seed=seed, cohort=CohortConfig(size=size, spacing=spacing, xrays=xrays))
+                       seed=seed, cohort=cohort_config(size=size, spacing=spacing, xrays=xrays))
     _train_volumes(with_settings(config, settings), cts, out, cache, processes)
 
 # %% ../nbs/76_cli_training.ipynb #89b8e8e2
@@ -112,15 +116,15 @@ def _train_volumes(config, cts, out, cache, processes):
     "Train, then score; of several processes, the first one scores."
     from xray_ct.distributed import fit_by, rank
     from xray_ct.evaluate import as_markdown, evaluate, write_results
-    from xray_ct.training import Cohort, models
+    from xray_ct.models.saved import load_saved, model_class
     go_on()
     check_config(config, out)
     fit_by(processes, config, cts, out, cache)
     if rank(): return
     report = out/'report.html'
     if (out/'metrics.json').exists(): return print(f'{out}: already scored; see {report}')
-    cohort = Cohort.prepare(cts, config.cohort, cache or out/'cache')
-    net, name = models[config.model][1].load(out), f'{config.model}:{config.preset}'
+    cohort = model_class(config.model).data[1].prepare(cts, config.cohort, cache or out/'cache')
+    net, name = load_saved(out), f'{config.model}:{config.preset}'
     rows = evaluate(net, cohort, name=name)
     write_results(out, net, cohort, rows, name=name)
     print(as_markdown(rows))
@@ -169,7 +173,9 @@ def train_slices(
     cts: Annotated[Path, argument(metavar='CT_DIR', help=(
         'A folder of CT series that were measured thin: an interpolated one teaches its interpolation.'))],
     out: RunFolder,
-    model: Annotated[str, option(help='thin (regression) or latent (diffusion, in the autoencoder --vae).')] = 'thin',
+    model: Annotated[str, option(help=(
+        'thin (regression) or latent (diffusion, in the autoencoder --vae); '
+        'or a class of your own, FILE.py:Class.'))] = 'thin',
     preset: Annotated[str, option(help=(
         'Size of the network: tiny (2 CPU cores) or base (one GPU); latent: tiny, medium or large.'))] = 'tiny',
     vae: Annotated[Optional[Path], option(metavar='PATH', help=(
@@ -187,11 +193,12 @@ def train_slices(
 ):
     "Train a network that makes thin slices of thick ones, for `interpolate --weights`; scored on unseen patients."
     from xray_ct.files import InputError
-    check_choice('--model', model, ('thin', 'latent'))
-    if vae and model != 'latent': raise InputError(f'--vae {vae}: belongs to --model latent; leave it out')
+    if vae and model == 'thin': raise InputError(f'--vae {vae}: belongs to --model latent; leave it out')
     settings = dict(ratios=ratios, **check_training(cts, out, set_, epochs, minutes, processes))
+    from xray_ct.models.saved import chosen_model
     from xray_ct.training import RunConfig, with_settings
     go_on()
+    model = chosen_model(model, 'slices')
     config = RunConfig(model=model, preset=preset, autoencoder=str(vae or ''), epochs=epochs, minutes=minutes,
                        seed=seed, passes=8, figures=False)
     _train_pairs(with_settings(config, settings), cts, out, cache, processes)
@@ -202,14 +209,15 @@ def _train_pairs(config, cts, out, cache, processes):
     from xray_ct.distributed import fit_by, rank
     from xray_ct.files import write_json
     from xray_ct.interpolate import evaluate_net, load_net, scores_markdown
-    from xray_ct.training import PairCohort
+    from xray_ct.models.saved import model_class
     go_on()
     check_config(config, out)
     fit_by(processes, config, cts, out, cache)
     if rank(): return
     metrics = out/'metrics.json'
     if metrics.exists(): return print(f'{out}: already scored; see {metrics}')
-    found = evaluate_net(load_net(out), PairCohort.prepare(cts, config.cohort, cache or out/'cache'))
+    found = evaluate_net(load_net(out), model_class(config.model).data[1].prepare(
+        cts, config.cohort, cache or out/'cache'))
     write_json(metrics, found)
     for ratio, f in found.items():
         print(f'\nslabs of {ratio} slices, {f["series"]} series it never saw\n\n{scores_markdown(f["scores"])}\n')
@@ -221,15 +229,17 @@ def _train_pairs(config, cts, out, cache, processes):
 def _stored_run(path, size, batch, set_):
     "The run that a run's folder or a config.json speaks of."
     from xray_ct.files import InputError, read_json
-    from xray_ct.training import RunConfig, models
+    from xray_ct.models.saved import model_class
+    from xray_ct.training import RunConfig
     if path.is_dir() and not (path/'config.json').is_file():
         raise InputError(f'{path}: holds no config.json; give the folder of a run, or MODEL:PRESET')
     d = read_json(path/'config.json' if path.is_dir() else path)
     kind = d.get('kind')
-    if kind not in models: raise InputError(f'{path}: kind {kind!r} is unknown; choose from {", ".join(models)}')
+    try: cls = model_class(kind)
+    except InputError as e: raise InputError(f'{path}: {e}') from None
     if size or set_:
         raise InputError(f'{path}: says its size and settings itself; leave out --size and --set, or give MODEL:PRESET')
-    return RunConfig(model=kind, epochs=1, batch_size=batch), models[kind][1].Config.from_dict(d['model'])
+    return RunConfig(model=kind, epochs=1, batch_size=batch), cls.Config.from_dict(d['model'])
 
 def vetted_run(
     what:str,     # MODEL:PRESET, a run's folder or a config.json
@@ -242,16 +252,17 @@ def vetted_run(
     "The run that is asked about."
     from dataclasses import replace
     from xray_ct.files import InputError
-    from xray_ct.training import CohortConfig, RunConfig, cohorts, models, with_settings
+    from xray_ct.models.saved import chosen_model, model_class
+    from xray_ct.training import RunConfig, with_settings
     if Path(what).exists(): return _stored_run(Path(what), size, batch, set_)
-    name, colon, preset = what.partition(':')
+    name, colon, preset = what.rpartition(':') if '.py:' in what else what.partition(':')
     if not colon:
         raise InputError(f'{what}: no such file; '
                          'give MODEL:PRESET such as direct:base, a config.json, or the folder of a run')
-    if name not in models: raise InputError(f'{what}: model {name} is unknown; choose from {", ".join(models)}')
-    settings, slices = key_values(set_), cohorts[name][0] is not CohortConfig
+    name, settings = chosen_model(name), key_values(set_)
+    slices = model_class(name).reads == 'slices'
     n = size or 64
-    cohort = None if slices else CohortConfig(size=n, spacing=spacing or 320/n)
+    cohort = None if slices else model_class(name).data[0](size=n, spacing=spacing or 320/n)
     config = RunConfig(model=name, preset=preset, previous=str(previous or ''), epochs=1, batch_size=batch,
                        cohort=cohort)
     if slices and size: config = replace(config, cohort=replace(config.cohort, crop=size))
@@ -261,8 +272,8 @@ def vetted_run(
 @app.command()
 def vet(
     what: Annotated[str, argument(metavar='MODEL:PRESET', help=(
-        'Such as direct:base, hybrid:tiny, cascade:vit, progressive:lean, thin:base or latent:medium; '
-        'or a config.json, or the folder of a run.'))],
+        'Such as direct:base, hybrid:tiny, cascade:vit, progressive:lean, thin:base or latent:medium, '
+        'FILE.py:Class:tiny, a config.json, or the folder of a run.'))],
     size: Annotated[Optional[int], option(help=(
         'Voxels along each axis; of slices, pixels in plane. Default 64, of slices 48.'))] = None,
     spacing: Annotated[Optional[float], option(help='Their size, mm; default: the field is 320 mm.')] = None,
@@ -277,6 +288,8 @@ def vet(
     predict: Annotated[bool, option('--predict', help='A prediction, not a training step.')] = False,
     cases: Annotated[int, option(help='Training CTs, of which a ridge base keeps at most 256.')] = 256,
     previous: Previous = None,
+    model: Annotated[Optional[Path], option('--model', metavar='FILE.py', help=(
+        'Your own file that declares the model of the run.'))] = None,
     set_: Annotated[Optional[list[str]], option('--set', metavar='KEY=VALUE', help=(
         'Any field of the run, the cohort or the model, as for `train`.'))] = None,
 ):
@@ -290,6 +303,9 @@ def vet(
         check_at_least(name, value, least)
     run = dict(size=size, spacing=spacing, batch=batch, previous=previous, set_=set_)
     card = dict(gpu=gpu, precision=precision, checkpointing=blocks or checkpointing, offload=offload)
+    if model:
+        from xray_ct.models.saved import use_file
+        use_file(model)
     if not _vet(what, run, card, min(cases, 256), predict): raise typer.Exit(1)
 
 # %% ../nbs/76_cli_training.ipynb #856426b9
@@ -298,9 +314,9 @@ def _vet(what, run, card, cases, predict):
     import warnings
     warnings.filterwarnings('ignore')
     from xray_ct.memory import vet
-    from xray_ct.training import rehearsal
+    from xray_ct.training import dry_run_step
     go_on()
-    step = rehearsal(*vetted_run(what, **run), cases)
+    step = dry_run_step(*vetted_run(what, **run), cases)
     if predict: step['inputs'].pop('target', None)
     found = vet(**step, **card, train=not predict)
     print(found)

@@ -11,8 +11,9 @@ from dataclasses import asdict
 from pathlib import Path
 from threading import Thread
 from .files import InputError, read_json, write_json
+from .models.saved import files_used, use_file
 from .ranks import rank, world
-from .training import RunConfig, fit, _earlier
+from .training import RunConfig, earlier_run, fit
 
 # %% ../nbs/56_distributed.ipynb #7d3c0f7c
 _libc = ctypes.CDLL(None) if sys.platform == 'linux' else None  # loaded before a process forks
@@ -64,12 +65,13 @@ def launch(
 _start = 'import sys; from xray_ct.distributed import work; work(sys.argv[1])'
 
 def work(
-    job, # JSON: config, root, run, cache
+    job, # JSON: files of the user's own models, config, root, run, cache
 ):
     "What each process of `fit_by` does."
     told = Path(f'{job}.{rank()}')
     try:
         spec = read_json(job)
+        for file in spec['files']: use_file(file)
         fit(RunConfig(**spec['config']), spec['root'], spec['run'], spec['cache'])
     except InputError as e: told.write_text(str(e)); sys.exit(2)
     except Exception: told.write_text(traceback.format_exc()); sys.exit(1)
@@ -84,10 +86,11 @@ def fit_by(
     "`training.fit` in several processes."
     if processes > 1 and world() > 1: raise InputError(f'processes={processes}: this is one of {world()} processes already; leave it out')
     if config.batch_size < processes: raise InputError(f'a batch of {config.batch_size} cannot be shared by {processes} processes; use at most {config.batch_size}, or a larger batch_size')
-    if processes == 1 or _earlier(Path(run), config).get('finished'): return fit(config, root, run, cache)
+    if processes == 1 or earlier_run(Path(run), config).get('finished'): return fit(config, root, run, cache)
     with tempfile.TemporaryDirectory(prefix='xray_ct_') as d:
         job = Path(d)/'job.json'
-        write_json(job, dict(config=json.loads(json.dumps(asdict(config))), root=str(root), run=str(run), cache=cache and str(cache)))
+        spec = dict(files=list(files_used), config=json.loads(json.dumps(asdict(config))), root=str(root), run=str(run), cache=cache and str(cache))
+        write_json(job, spec)
         code, r = launch([sys.executable, '-c', _start, job], processes)
         told = Path(f'{job}.{r}')
         if code == 2 and told.exists(): raise InputError(told.read_text())

@@ -77,7 +77,7 @@ def evaluate(
     "Every baseline and the model without and with consistency, then the controls; the model's row says by how much it beats ridge regression, with a 95 % interval."
     xrays, truth = cohort.stack(part)
     if not len(xrays): raise InputError(f'the cohort has no patient in its {part} part')
-    known, ridge = reference(cohort.config, tuple(cohort.parts['train']))
+    known, ridge = reference(cohort.config, tuple(cohort.parts['train']), type(cohort))
     projector, kev, hu = model.projector, cohort.config.kev, Window.named('full').inverse(truth)
     mine, theirs = predict(model, xrays), Window.named('full').inverse(ridge(xrays).clamp(-1, 1))
     rows = baselines_table((known, cohort.targets('train')), (xrays, truth), projector, protocol, extra={name: mine}, kev=kev, ridge=ridge)
@@ -94,9 +94,10 @@ def evaluate(
 def reference(
     config, # CohortConfig
     cases, # tuple of the training cases
+    kind=Cohort, # class of the cohort
 ): # X-rays (N, V, h, w), a Ridge fitted to them and their targets
     "What the baselines know, for table and report. Volumes are read one at a time, and kept in half precision where they would fill 2 GiB."
-    cohort = Cohort(config, {'train': list(cases)})
+    cohort = kind(config, {'train': list(cases)})
     known = torch.stack([x for x, _, _ in cohort.dataset('train')])
     return known, Ridge.fit(known, cohort.targets('train'), patients=cohort.patients('train'), half=len(cases)*config.size**3 > 2**29)
 
@@ -156,7 +157,7 @@ def _pictures(run, model, cohort, part, name, example):
     from xray_ct.report import Picture
     x, _, y = cohort.dataset(part)[example]
     hu = lambda t: Window.named('full').inverse(t.detach().clamp(-1, 1))[0].numpy()
-    volumes = {'ridge': hu(reference(cohort.config, tuple(cohort.parts['train']))[1](x[None])[0]), name: predict(model, x[None])[0, 0].numpy()}
+    volumes = {'ridge': hu(reference(cohort.config, tuple(cohort.parts['train']), type(cohort))[1](x[None])[0]), name: predict(model, x[None])[0, 0].numpy()}
     own = {n: {k: v for k, v in score(volume, hu(y)).items() if k in SHOWN} for n, volume in volumes.items()}
     planes = figures.comparison(hu(y), volumes, own, spacing=[cohort.config.spacing]*3)
     return [Picture('One patient', planes, 'Axial, coronal and sagittal planes of the truth, ridge regression and the model, with their errors. The numbers are this patient\'s.'),

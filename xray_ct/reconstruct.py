@@ -19,7 +19,7 @@ from .volume import Volume, Window, centered_affine
 from .projector import Geometry, Projector
 from .consistency import consistent, reprojection_error
 from .data.radiograph import POSITION, Xray, read_xray, row_letters, view_name
-from .models.cascade import kinds
+from .models.saved import load_saved
 
 # %% ../nbs/70_reconstruct.ipynb #a7b4cd12
 def overlap(
@@ -200,20 +200,13 @@ def inside_field(
 
 # %% ../nbs/70_reconstruct.ipynb #c5e45de3
 @lru_cache(4)
-def _load(folder, stamp): return kinds[read_json(Path(folder)/'config.json').get('kind', 'direct')].load(folder)
+def _load(folder, stamp): return load_saved(folder, 'xrays')
 
 def load_model(weights):
     "A trained model from its run folder, ready to predict; `InputError` names what is missing."
     folder = Path(weights)
-    if folder.is_file(): raise InputError(f'{folder}: give the folder of the run, which holds model.safetensors and config.json' + ('; a pickle is never loaded' if folder.suffix in ('.pt', '.pth', '.pkl', '.ckpt') else ''))
-    for name in ('config.json', 'model.safetensors'):
-        if not (folder/name).is_file(): raise InputError(f'{folder}: has no {name}; give the folder of a run that `xray_ct train` has finished')
-    kind = read_json(folder/'config.json').get('kind', 'direct')
-    if not isinstance(kind, str) or kind not in kinds: raise InputError(f'{folder/"config.json"}: the kind {kind!r} is not a model of this version ({", ".join(kinds)})')
-    try: return _load(str(folder.resolve()), (folder/'model.safetensors').stat().st_mtime_ns)
-    except Exception as e:  # an edited config can ask for anything
-        if isinstance(e, InputError) and folder.name in str(e): raise
-        raise InputError(f'{folder/"config.json"}: does not describe a model ({str(e)[:200]}); was it edited, or taken from another run? Train again, or give the folder as training left it') from None
+    weights = folder/'model.safetensors'
+    return _load(str(folder), weights.stat().st_mtime_ns if weights.is_file() else 0)
 
 @dataclass(frozen=True)
 class Reconstruction:
@@ -319,7 +312,8 @@ def page(self:Reconstruction, truth=None, scores=None):
     self.model.set_geometry(self.geometry)  # one loaded model serves many reconstructions
     _, features, depth = self.model.explain(self.xrays[None].to(next(self.model.parameters()).device))
     flat = {f'reprojection_{k}': v for k, v in self.metrics['reprojection'].items()}
-    return figures.overview(self.xrays, self.volume, truth, features=features[0].float().cpu(), depth=depth, views=self.geometry.views, title='Reconstruction', metrics={**(scores or {}), **flat})
+    features = None if features is None else features[0].float().cpu()
+    return figures.overview(self.xrays, self.volume, truth, features=features, depth=depth, views=self.geometry.views, title='Reconstruction', metrics={**(scores or {}), **flat})
 
 @patch
 def sections(self:Reconstruction, truth=None, scores=None):

@@ -6,7 +6,7 @@
 __all__ = ['switches', 'xray_embed', 'HybridConfig', 'base_channels', 'self_attention', 'HybridBackbone', 'ViTBackbone', 'Blocks',
            'HybridModel', 'hybrid_preset']
 
-# %% ../../nbs/43_hybrid.ipynb #dfcebeab
+# %% ../../nbs/43_hybrid.ipynb #9a2f2f07
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -18,12 +18,15 @@ from ..files import InputError
 from ..projector import Geometry
 from ..blocks.encoder import Features, position_code
 from ..blocks.depth import CascadedDepthLifting, LearnableDepthBoundaries, depth_panel, region_density
-from ..blocks.attention import (Attention, CascadedGroupAttention, GroupedMultiScaleAttention, HierarchicalAdaptiveConditioning,
-                                      HybridViTBlock3D, SandwichViT3D, TokenHead3d, TokenStem3d, sandwich_layout, to_grid, to_tokens, token_stride)
+from ..blocks.attention import (
+    Attention, CascadedGroupAttention, GroupedMultiScaleAttention, HierarchicalAdaptiveConditioning, HybridViTBlock3D, SandwichViT3D,
+    TokenHead3d, TokenStem3d, sandwich_layout, to_grid, to_tokens, token_stride)
 from ..blocks.cnn import EfficientNet3D, HybridCNNViTFusion
-from .direct import DirectConfig, DirectModel, UNet3d, backbones
+from ..blocks.layers import UNet3d
+from .direct import DirectConfig, DirectModel
+from .saved import backbones
 
-# %% ../../nbs/43_hybrid.ipynb #89ae1b8a
+# %% ../../nbs/43_hybrid.ipynb #8e4312b5
 @dataclass(frozen=True)
 class HybridConfig(DirectConfig):
     "Everything that rebuilds a `HybridModel`: the fields of `DirectConfig`, and these."
@@ -48,11 +51,10 @@ class HybridConfig(DirectConfig):
     boundary_weight: float = 0.01       # of the pull of learnt depth boundaries to the anatomical ones, in training
 
     def __post_init__(self):
-        object.__setattr__(self, 'cnn_widths', tuple(self.cnn_widths))
         super().__post_init__()
         _check_hybrid(self)
 
-# %% ../../nbs/43_hybrid.ipynb #ebcae650
+# %% ../../nbs/43_hybrid.ipynb #91cfbe1a
 switches = 'use_cnn_branch', 'use_learnable_priors', 'use_cascaded_attn', 'use_multi_scale', 'use_hierarchical_cond'
 
 def _check_hybrid(c):
@@ -60,14 +62,16 @@ def _check_hybrid(c):
     name = type(c).__name__
     sandwich_layout(c.num_attn_blocks, c.num_attn_blocks if c.backbone == 'vit' else c.num_ffn_blocks)
     idle = [s for s in switches if getattr(c, s) and s != 'use_learnable_priors' and c.backbone not in ('hybrid', 'vit')]
-    if idle: raise InputError(f"{name}: {', '.join(idle)} would do nothing with backbone={c.backbone!r}; choose 'hybrid' or 'vit'.")
+    if idle: raise InputError(f"{name}: {', '.join(idle)} would do nothing with backbone={c.backbone!r}; choose from hybrid, vit.")
     if c.heads < 1 or c.dim % c.heads or (c.use_cascaded_attn and c.heads % 2):
-        raise InputError(f'{name}: dim={c.dim} cannot be divided among {c.heads} heads' + (' in two groups' if c.use_cascaded_attn else '') + '; choose others.')
+        groups = ' in two groups' if c.use_cascaded_attn else ''
+        raise InputError(f'{name}: dim={c.dim} cannot be divided among {c.heads} heads{groups}; choose others.')
     if c.use_learnable_priors and (c.use_depth_priors or not c.use_depth_lifting):
         raise InputError(f'{name}: use_learnable_priors takes the place of use_depth_priors, and needs use_depth_lifting.')
     if c.use_depth_weights and (c.use_depth_priors or c.use_learnable_priors or not c.use_depth_lifting):
         raise InputError(f'{name}: use_depth_weights takes the place of regions (use_depth_priors, use_learnable_priors), and needs use_depth_lifting.')
-    if c.use_hierarchical_cond and c.base == 'none': raise InputError(f"{name}: use_hierarchical_cond asks the base volume, and base='none'; choose one of {', '.join(c.bases[1:])}.")
+    if c.use_hierarchical_cond and c.base == 'none':
+        raise InputError(f"{name}: use_hierarchical_cond asks the base volume, and base='none'; choose from {', '.join(c.bases[1:])}.")
 
 # %% ../../nbs/43_hybrid.ipynb #82a54b38
 xray_embed = 256 # channels of the encoder's tokens
@@ -87,7 +91,7 @@ def self_attention(
     one = CascadedGroupAttention if config.use_cascaded_attn else Attention
     return partial(GroupedMultiScaleAttention, attention=one) if config.use_multi_scale else one
 
-# %% ../../nbs/43_hybrid.ipynb #6e3acc75
+# %% ../../nbs/43_hybrid.ipynb #0d4e117c
 class HybridBackbone(nn.Module):
     "(B, ni, D, H, W) → (B, out_channels, D, H, W): a sandwich of attentions and MLPs over tokens, convolutions past it."
     def __init__(self,
@@ -103,13 +107,16 @@ class HybridBackbone(nn.Module):
         self.trunk, self.skip = self.make_trunk(c, cond), UNet3d(ni, c, cond)
         self.cnn = self.fusion = self.hierarchy = None
         if c.use_cnn_branch:
-            self.cnn, self.level = EfficientNet3D(ni, c.cnn_widths, out=self.out_channels, expand=c.cnn_expand), min(len(c.cnn_widths) - 1, int(math.log2(self.stride)))
+            self.cnn = EfficientNet3D(ni, c.cnn_widths, out=self.out_channels, expand=c.cnn_expand)
+            self.level = min(len(c.cnn_widths) - 1, int(math.log2(self.stride)))
             self.to_dim, self.fusion = nn.Conv3d(self.out_channels, c.dim, 1), HybridCNNViTFusion(c.dim, c.heads)
         if c.use_hierarchical_cond:
-            self.base_at, self.base_stem = base_channels(c), TokenStem3d(c.work_stride**3, c.dim, 2*self.stride)  # the stage before is coarser
+            self.base_at = base_channels(c)
+            self.base_stem = TokenStem3d(c.work_stride**3, c.dim, 2*self.stride)  # the stage before is coarser
             self.hierarchy = HierarchicalAdaptiveConditioning(c.dim, c.heads)
 
-    def make_trunk(self, c, cond): return SandwichViT3D(c.dim, c.heads, c.num_attn_blocks, c.num_ffn_blocks, cond, self.context, self_attention(c))
+    def make_trunk(self, c, cond):
+        return SandwichViT3D(c.dim, c.heads, c.num_attn_blocks, c.num_ffn_blocks, cond, self.context, self_attention(c))
 
 # %% ../../nbs/43_hybrid.ipynb #c1b714b5
 @patch
@@ -140,10 +147,16 @@ class Blocks(nn.ModuleList):
 
 backbones.update(hybrid=HybridBackbone, vit=ViTBackbone)
 
-# %% ../../nbs/43_hybrid.ipynb #0d8cf680
+# %% ../../nbs/43_hybrid.ipynb #24b7e543
 class HybridModel(DirectModel):
     "X-rays (B, V, h, w) as line integrals → volume (B, 1, D, H, W) in model space, HU/1000."
     Config, kind = HybridConfig, 'hybrid'
+    presets = dict(
+        tiny={},
+        base=dict(encoder_width=48, lift_channels=24, widths=(48, 96), up_blocks=(1,), dim=384, token_budget=4096,
+                  cnn_widths=(32, 64, 128), cnn_expand=4),
+        reference=dict(encoder_width=48, lift_channels=32, widths=(64, 128), up_blocks=(1,), dim=992, token_budget=4096,
+                       cnn_widths=(64, 128, 256, 384), cnn_expand=4, **dict.fromkeys(switches, True)))
     pull = None # of learnt depth boundaries in the last training step, until `take_penalty` fetches it
     def __init__(self, config, extra=0, cond=0): # as DirectModel
         super().__init__(config, extra, cond)
@@ -151,7 +164,8 @@ class HybridModel(DirectModel):
         self.weigh = self._weigh() if config.use_depth_weights else None
         if config.use_learnable_priors:
             self.boundaries = LearnableDepthBoundaries(self.encoder.channels[-1])
-            self.mix = nn.Conv2d(config.encoder_width, self.boundaries.K, 1); nn.init.zeros_(self.mix.weight)
+            self.mix = nn.Conv2d(config.encoder_width, self.boundaries.K, 1)
+            nn.init.zeros_(self.mix.weight)
             self.mix.bias.data = torch.tensor([.25, .5, .25]).log()
     def _weigh(self): return CascadedDepthLifting(self.geometry, self.lift.vol_shape, self.config.encoder_width)
 
@@ -159,7 +173,8 @@ class HybridModel(DirectModel):
 def set_geometry(self:HybridModel, g)->HybridModel: # as DirectModel.set_geometry
     DirectModel.set_geometry(self, g)
     if getattr(self, 'weigh', None) is not None:  # it is None before the model is whole, too
-        weigh = self._weigh().to(self.head.weight.device); weigh.load_state_dict(self.weigh.state_dict())
+        weigh = self._weigh().to(self.head.weight.device)
+        weigh.load_state_dict(self.weigh.state_dict())
         self.weigh = weigh
     return self
 
@@ -183,7 +198,8 @@ def inputs(self:HybridModel, xrays, base, features)->Tensor: # as DirectModel.in
     x = DirectModel.inputs(self, xrays, base, features)
     if self.weigh is not None:
         f = features.pyramid[0]
-        lifted = self.weigh(self.reduce(f.flatten(0, 1)).unflatten(0, f.shape[:2]), f, None if self.config.base == 'none' else base).flatten(1, 2)
+        reduced = self.reduce(f.flatten(0, 1)).unflatten(0, f.shape[:2])
+        lifted = self.weigh(reduced, f, None if self.config.base == 'none' else base).flatten(1, 2)
         return torch.cat([lifted, x[:, lifted.shape[1]:]], 1)
     if self.boundaries is None: return x
     b, mix = self.regions(features)
@@ -210,15 +226,11 @@ def explain(self:HybridModel,
     b, mix = self.regions(features)
     return self(xrays), features.pyramid[0], depth_panel(self.lift.vol_shape[1], type(b)(b.mean[0], b.std[0]), mix[0])
 
-# %% ../../nbs/43_hybrid.ipynb #216f507a
+# %% ../../nbs/43_hybrid.ipynb #505fe8e7
 def hybrid_preset(
     name:str,   # 'tiny', 'base' or 'reference'
-    geometry,   # `Geometry` of the training X-rays
+    geometry:Geometry, # of the training X-rays
     **changes   # any field of `HybridConfig`
 )->HybridConfig:
     "A configuration by name."
-    sizes = dict(tiny={},
-                 base=dict(encoder_width=48, lift_channels=24, widths=(48, 96), up_blocks=(1,), dim=384, token_budget=4096, cnn_widths=(32, 64, 128), cnn_expand=4),
-                 reference=dict(encoder_width=48, lift_channels=32, widths=(64, 128), up_blocks=(1,), dim=992, token_budget=4096, cnn_widths=(64, 128, 256, 384), cnn_expand=4, **dict.fromkeys(switches, True)))
-    if name not in sizes: raise InputError(f'The preset {name!r} is not known; choose one of {sorted(sizes)}.')
-    return HybridConfig.from_dict({'geometry': geometry.to_dict(), **sizes[name], **changes})
+    return HybridModel.preset(name, geometry, **changes)

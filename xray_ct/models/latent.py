@@ -6,9 +6,9 @@
 __all__ = ['latent_sizes', 'LatentConfig', 'latent_preset', 'latent_unet', 'LatentModel', 'LatentLoss', 'vae_config',
            'series_cost']
 
-# %% ../../nbs/47_latent.ipynb #0ad29b22
-import json, math
-from dataclasses import asdict, dataclass, field, fields
+# %% ../../nbs/47_latent.ipynb #2c76c2df
+import math
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 import torch
@@ -20,12 +20,12 @@ from ..slab import ThickSlice, along_depth, limits, slab_operators
 from ..blocks.vae import MaisiVAE, VAEConfig, load_strictly, stored_vae, train_vae, vae_preset, windows
 from ..memory import vet
 from ..data.pairs import slice_mask
-from .direct import Stored
-from .thin import ThinNet, deep
+from .saved import ModelConfig
+from .thin import SliceModel, deep
 
-# %% ../../nbs/47_latent.ipynb #fde29c2a
+# %% ../../nbs/47_latent.ipynb #88bc3e24
 @dataclass(frozen=True)
-class LatentConfig:
+class LatentConfig(ModelConfig):
     "Everything that rebuilds a `LatentModel`."
     vae: dict = field(default_factory=lambda: vae_preset('small').to_dict()) # fields of `VAEConfig`; its `levels` follow the U-Net's
     channels: tuple = (32, 64)         # of the U-Net's levels; each but the last halves the latents
@@ -42,58 +42,68 @@ class LatentConfig:
     eta: float = 0.                    # 0: DDIM; 1: ancestral
 
     def __post_init__(self):
-        for k in ('channels', 'attention', 'betas'): object.__setattr__(self, k, tuple(getattr(self, k)))
-        _check(self)
+        super().__post_init__()
+        _check_unet(self)
+        _check_sampling(self)
         object.__setattr__(self, 'vae', {**VAEConfig.from_dict({**self.vae, 'levels': len(self.channels)}).to_dict()})
     def process(self): # → `Diffusion`
         "The schedule and the prediction type; refuses those that don't exist."
-        return Diffusion(NoiseSchedule(self.schedule, zero_terminal_snr=self.zero_terminal_snr, betas=self.betas), self.prediction, self.min_snr_gamma)
-    def to_dict(self): return json.loads(json.dumps(asdict(self)))
-    @classmethod
-    def from_dict(cls, d):
-        if extra := sorted(set(d) - {f.name for f in fields(cls)}): raise InputError(f'LatentConfig: unknown field {", ".join(extra)}')
-        return cls(**d)
+        schedule = NoiseSchedule(self.schedule, zero_terminal_snr=self.zero_terminal_snr, betas=self.betas)
+        return Diffusion(schedule, self.prediction, self.min_snr_gamma)
 
-def _check(c):
-    "What could not be built, trained or sampled is refused where it is written down."
-    if len(c.channels) != len(c.attention): raise InputError(f'LatentConfig: {len(c.channels)} channels, but attention is told for {len(c.attention)} levels; give one for each')
-    if not c.channels or min(*c.channels, c.blocks, c.head_channels, c.groups) < 1: raise InputError(f'LatentConfig: channels={c.channels}, blocks={c.blocks}, head_channels={c.head_channels}, groups={c.groups}: at least 1 is needed of each')
-    if bad := [n for n in c.channels if n % c.groups]: raise InputError(f'LatentConfig: channels {bad} are no multiples of groups={c.groups}; groups={math.gcd(*c.channels)} divides all of {c.channels}')
-    if c.attention[0]: raise InputError('LatentConfig: attention at the finest level of the latents is 1.3 million tokens for 512×512×300; keep it to the coarse levels')
+def _check_unet(c):
+    "A network that could not be built is refused where it is written down."
+    if len(c.channels) != len(c.attention):
+        raise InputError(f'LatentConfig: {len(c.channels)} channels, but attention is told for {len(c.attention)} levels; give one for each')
+    if not c.channels or min(*c.channels, c.blocks, c.head_channels, c.groups) < 1:
+        raise InputError(f'LatentConfig: channels={c.channels}, blocks={c.blocks}, head_channels={c.head_channels}, groups={c.groups}: '
+                         'at least 1 is needed of each')
+    if bad := [n for n in c.channels if n % c.groups]:
+        raise InputError(f'LatentConfig: channels {bad} are no multiples of groups={c.groups}; groups={math.gcd(*c.channels)} divides all of {c.channels}')
+    if c.attention[0]:
+        raise InputError('LatentConfig: attention at the finest level of the latents is 1.3 million tokens for 512×512×300; keep it to the coarse levels')
     attend = {n for n, a in zip(c.channels, c.attention) if a} | {c.channels[-1]}
     if bad := sorted(n for n in attend if n % c.head_channels):
-        raise InputError(f'LatentConfig: head_channels={c.head_channels} does not divide the {bad} of channels={c.channels} (heads are at the last level, and where attention says); head_channels={math.gcd(*attend)} does')
-    if not 1 <= c.sample_steps <= NoiseSchedule.steps: raise InputError(f'LatentConfig: sample_steps={c.sample_steps}; 1 to {NoiseSchedule.steps} can be taken')
+        raise InputError(f'LatentConfig: head_channels={c.head_channels} does not divide the {bad} of channels={c.channels} '
+                         f'(heads are at the last level, and where attention says); head_channels={math.gcd(*attend)} does')
+
+def _check_sampling(c):
+    "Nor can these be trained or sampled."
+    if not 1 <= c.sample_steps <= NoiseSchedule.steps:
+        raise InputError(f'LatentConfig: sample_steps={c.sample_steps}; 1 to {NoiseSchedule.steps} can be taken')
     if not 0 <= c.eta <= 1: raise InputError(f'LatentConfig: eta={c.eta}; it goes from 0 (DDIM) to 1 (ancestral)')
     if not c.min_snr_gamma >= 0: raise InputError(f'LatentConfig: min_snr_gamma={c.min_snr_gamma}; give 0 (plain MSE) or more')
     c.process()
 
-# %% ../../nbs/47_latent.ipynb #4f4c84ff
-latent_sizes = dict(tiny={},
-    medium=dict(channels=(128, 256, 512, 512), blocks=2, attention=(False, False, True, True), head_channels=64, groups=32),
-    large=dict(channels=(192, 384, 768, 768), blocks=2, attention=(False, False, True, True), head_channels=64, groups=32))
+# %% ../../nbs/47_latent.ipynb #c6cca4c6
+_wide = dict(blocks=2, attention=(False, False, True, True), head_channels=64, groups=32)
+latent_sizes = dict(
+    tiny=dict(vae=vae_preset('small').to_dict()),
+    medium=dict(vae=vae_preset('published').to_dict(), channels=(128, 256, 512, 512), **_wide),
+    large=dict(vae=vae_preset('published').to_dict(), channels=(192, 384, 768, 768), **_wide))
 
 def latent_preset(
-    name:str,   # 'tiny', 'medium' or 'large'
+    name:str,      # 'tiny', 'medium' or 'large'
     geometry=None, # slices have none
-    **changes,  # any field of `LatentConfig`
+    **changes,     # any field of `LatentConfig`
 )->LatentConfig:
     "A configuration by name: tiny with the small autoencoder, the others with MAISI's."
-    if name not in latent_sizes: raise InputError(f'The preset {name!r} is not known; choose one of {sorted(latent_sizes)}.')
-    vae = vae_preset('small' if name == 'tiny' else 'published').to_dict()
-    return LatentConfig.from_dict({'vae': vae, **latent_sizes[name], **changes})
+    return LatentModel.preset(name, None, **changes)
 
 def latent_unet(c:LatentConfig):
     "MONAI's U-Net for noisy latents beside those of the guess."
     from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
     n = c.vae['latent_channels']
-    return DiffusionModelUNet(spatial_dims=3, in_channels=2*n, out_channels=n, num_res_blocks=c.blocks, channels=c.channels, attention_levels=c.attention,
+    return DiffusionModelUNet(
+        spatial_dims=3, in_channels=2*n, out_channels=n, num_res_blocks=c.blocks, channels=c.channels, attention_levels=c.attention,
         norm_num_groups=c.groups, num_head_channels=c.head_channels, use_flash_attention=True)
 
-# %% ../../nbs/47_latent.ipynb #a1e8abe1
-class LatentModel(Stored):
+# %% ../../nbs/47_latent.ipynb #4f58a19b
+class LatentModel(SliceModel):
     "Thin slices from a guess of them, by diffusion on the latents of a frozen autoencoder."
-    Config, kind, needs_target, fixed = LatentConfig, 'latent', True, ('vae.',)
+    Config, kind, presets, title = LatentConfig, 'latent', latent_sizes, 'latent diffusion'
+    needs_target, stochastic, fixed = True, True, ('vae.',)
+    run_fields = 'autoencoder', 'autoencoder_steps'
     def __init__(self, config:LatentConfig=LatentConfig()):
         super().__init__(config)
         c = config
@@ -109,7 +119,10 @@ def set_vae(self:LatentModel,
     vae, # a trained `MaisiVAE` of the same sizes
 )->LatentModel:
     "Take over its weights and its latent scale."
-    if vae.config.groups != self.vae.config.groups: raise InputError(f'LatentModel.set_vae: an autoencoder of groups={vae.config.groups}, where the model was made for groups={self.vae.config.groups}; its weights would fit and mean something else')
+    theirs, ours = vae.config.groups, self.vae.config.groups
+    if theirs != ours:
+        raise InputError(f'LatentModel.set_vae: an autoencoder of groups={theirs}, where the model was made for groups={ours}; '
+                         'its weights would fit and mean something else')
     load_strictly(self.vae, vae.state_dict(), 'LatentModel.set_vae')
     return self
 
@@ -122,7 +135,7 @@ def denoise(self:LatentModel,
     "The network's prediction."
     return self.unet(torch.cat([z_t, guess_z], 1), t).float()
 
-# %% ../../nbs/47_latent.ipynb #d4dfcf62
+# %% ../../nbs/47_latent.ipynb #5232c936
 @patch
 def terms_latent(self:LatentModel,
     guess_z,    # (B, C, d, h, w) latents of the guess
@@ -142,7 +155,8 @@ def terms(self:LatentModel,
     mask=None, # (B, 1, D, H, W) bool: voxels that are no padding
 )->Tensor: # (B,)
     "`terms_latent` of volumes."
-    if guess.shape != target.shape: raise InputError(f'LatentModel.terms: the guess is {tuple(guess.shape)}, the target {tuple(target.shape)}; both lie on the thin grid')
+    if guess.shape != target.shape:
+        raise InputError(f'LatentModel.terms: the guess is {tuple(guess.shape)}, the target {tuple(target.shape)}; both lie on the thin grid')
     if mask is None: mask = torch.ones_like(target, dtype=torch.bool)
     target = torch.where(mask > 0, target, guess)
     return self.terms_latent(self.vae.encode(guess), self.vae.encode(target), self.vae.latent_mask(mask))
@@ -160,7 +174,7 @@ def forward(self:LatentModel,
     r = self.sample(1000*guess)/1000 - guess
     return torch.where(mask, guess + r - deep(operators[:, 3], deep(operators[:, 2].mT, r)), -1.)
 
-# %% ../../nbs/47_latent.ipynb #eb78f8c5
+# %% ../../nbs/47_latent.ipynb #36c10a54
 @patch
 @torch.no_grad()
 def sample(self:LatentModel,
@@ -175,14 +189,18 @@ def sample(self:LatentModel,
     "One sample for each series."
     c, seeds = self.config, list(seeds) if seeds is not None else [0]*len(guess)
     if len(seeds) != len(guess): raise InputError(f'LatentModel.sample: {len(seeds)} seeds for {len(guess)} series; give one each')
-    if (thick is None) != (operator is None): raise InputError('LatentModel.sample: thick and operator belong together; `slab.between(thin, thick)` makes the operator')
-    if thick is not None: operator(guess[:1]), operator.adjoint(thick[:1])  # refuse what doesn't fit before the work
+    if (thick is None) != (operator is None):
+        raise InputError('LatentModel.sample: thick and operator belong together; `slab.between(thin, thick)` makes the operator')
+    if thick is not None: # refuse what doesn't fit before the work
+        operator(guess[:1])
+        operator.adjoint(thick[:1])
     made = []
     for i, seed in enumerate(seeds):
         g = guess[i:i+1]
         guess_z = self.vae.encode(g, progress)
         z_T = seeded_noise(guess_z.shape[1:], [seed], g.device)
-        z = sampler(lambda x, t: self.denoise(x, t, guess_z), z_T, self.diffusion, steps or c.sample_steps, c.eta, seeds=[seed], progress=progress)
+        denoise = lambda x, t: self.denoise(x, t, guess_z)
+        z = sampler(denoise, z_T, self.diffusion, steps or c.sample_steps, c.eta, seeds=[seed], progress=progress)
         hu = self.vae.decode(z, g.shape[2:], progress)
         made.append(_agree(hu, thick[i:i+1], operator) if consistent and thick is not None else hu)
     return torch.cat(made)
@@ -205,17 +223,16 @@ def refine(self:LatentModel,
     progress=False, # a bar
 )->Tensor: # (n, H, W) HU
     "A sample of the thin slices of a series of any size, from its consistent cubic interpolation."
-    y, operator = thick[None, None].to(self.vae.scale.device), ThickSlice(thin_at, thick_at, thickness).to(self.vae.scale.device)
+    y = thick[None, None].to(self.vae.scale.device)
+    operator = ThickSlice(thin_at, thick_at, thickness).to(y.device)
     guess = along_depth(slab_operators(thin_at, thick_at, thickness)[0].to(y), y)
     return self.sample(guess, [seed], thick=y, operator=operator, consistent=consistent is not False, progress=progress)[0, 0].cpu()
 
-# %% ../../nbs/47_latent.ipynb #b9e5c436
+# %% ../../nbs/47_latent.ipynb #a6b1a3a9
 class LatentLoss(nn.Module):
     "The denoising error; in validation, the MSE of a sample, in (1000 HU)²."
     def forward(self, pred, target, given=None): # pred: (B,) terms, or (B, 1, n, H, W) like target → scalar
         return pred.mean() if pred.dim() == 1 else (pred.float() - target).square().mean()
-
-LatentModel.floors = ThinNet.floors  # what it has to beat is the same interpolation
 
 @patch
 def fit_vae(self:LatentModel,
@@ -227,14 +244,50 @@ def fit_vae(self:LatentModel,
     "The autoencoder before the diffusion: its weights, and its scale on training patients."
     data = cohort.dataset('train', augment=True, seed=seed, passes=4)
     volumes = [1000*data[i][3] for i in range(min(512, len(data)))]  # HU
-    if path: self.vae.load_published(path) if Path(path).is_file() else self.set_vae(MaisiVAE.load(path))
-    else: train_vae(self.vae.requires_grad_(True), volumes, steps, crop=tuple(min(n, k) for n, k in zip(volumes[0].shape[1:], (24, 32, 32))), lr=4e-3, seed=seed, progress=True)
+    if path: self._load_vae(path)
+    else:
+        crop = tuple(min(n, k) for n, k in zip(volumes[0].shape[1:], (24, 32, 32)))
+        train_vae(self.vae.requires_grad_(True), volumes, steps, crop=crop, lr=4e-3, seed=seed, progress=True)
     self.vae.requires_grad_(False).measure_scale(volumes[:32])
+
+@patch
+def _load_vae(self:LatentModel, path): # MAISI's checkpoint, or a folder
+    if Path(path).is_file(): self.vae.load_published(path)
+    else: self.set_vae(MaisiVAE.load(path))
+
+@patch
+def use_autoencoder(self:LatentModel,
+    path, # MAISI's checkpoint, or a folder that `MaisiVAE.save` wrote
+):
+    "Another autoencoder in place of the stored one; the scale stays that which the diffusion was trained with."
+    scale = self.vae.scale.clone()
+    self._load_vae(path)
+    self.vae.scale.copy_(scale)
 
 def vae_config(path)->dict: # fields of `VAEConfig`
     "Of MAISI's checkpoint, or of the folder of a `MaisiVAE`."
-    if not Path(path).exists(): raise InputError(f"{path}: no such file or folder; give MAISI's checkpoint, or the folder of an autoencoder")
+    if not Path(path).exists():
+        raise InputError(f"{path}: no such file or folder; give MAISI's checkpoint, or the folder of an autoencoder")
     return (stored_vae(path) if Path(path).is_dir() else vae_preset('published')).to_dict()
+
+# %% ../../nbs/47_latent.ipynb #2f0403fe
+@patch(cls_method=True)
+def changes_from(cls:LatentModel, run, before=None, fitted=None)->dict: # as `SavedModel.changes_from`
+    "The autoencoder's settings: those that a resumed run has begun with, or those of the one that the run names."
+    return dict(vae=(fitted or {}).get('vae') or vae_config(run.autoencoder)) if run.autoencoder else {}
+
+@patch
+def fit_before(self:LatentModel, run, cohort, cases=256)->dict: # as `SavedModel.fit_before`
+    "The autoencoder; what the model has to beat is the interpolation."
+    floors = SliceModel.fit_before(self, run, cohort)
+    self.fit_vae(cohort, run.autoencoder, run.autoencoder_steps, run.seed)
+    return floors
+
+@patch
+def fitted_head(self:LatentModel)->dict: return dict(vae=self.config.vae)
+
+@patch
+def criterion(self:LatentModel, run)->nn.Module: return LatentLoss()
 
 # %% ../../nbs/47_latent.ipynb #8b3057cd
 class _Half(nn.Module):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ProgressiveConfig', 'progressive_preset', 'stage_of', 'ProgressiveModel']
 
-# %% ../../nbs/45_progressive.ipynb #1c67ff09
+# %% ../../nbs/45_progressive.ipynb #4efc1c4f
 import math
 from dataclasses import dataclass
 from torch import nn, Tensor
@@ -14,42 +14,26 @@ from fastcore.basics import patch
 from ..files import InputError
 from ..projector import Geometry
 from ..blocks.cnn import FusionStage, enlarged
-from .direct import DirectConfig, XrayModel, check_encoder
-from .cascade import kinds
+from .direct import XrayConfig, XrayModel
 
-# %% ../../nbs/45_progressive.ipynb #6896bc32
+# %% ../../nbs/45_progressive.ipynb #7a8b082a
 @dataclass(frozen=True)
-class ProgressiveConfig:
+class ProgressiveConfig(XrayConfig):
     "Everything that rebuilds a `ProgressiveModel`. Tuples name the stages, coarsest first; a smaller volume takes the first ones."
-    geometry: dict                        # `Geometry.to_dict()`: views, detector and volume grid
     channels: tuple = (64, 48, 24, 16, 12)
     rdbs: tuple = (1, 1, 1, 1, 1)         # residual dense blocks of each stage
     growth: tuple = (16, 16, 8, 8, 4)     # channels that a layer of them adds
     layers: tuple = (4, 4, 3, 3, 3)       # layers of a block
     coarsest: int = 16                    # voxels along the shortest side of the first stage, at least
     refine: int = 0                       # channels of a convolution before each head; 0: the head alone
-    encoder_width: int = 32               # channels of the encoder at half the picture's resolution
-    encoder_levels: int = 4               # maps in its pyramid; all are merged into the finest, which stages read
-    encoder_blocks: int = 1               # residual blocks a level
-    vit_layers: int = 0                   # transformer layers over the coarsest tokens of all views
     lift_channels: int = 8                # channels a view that are lifted
-    base: str = 'ridge'                   # 'none', 'mean' or 'ridge': what the output corrects
-    work_stride: int = 2                  # a ridge base stores its volumes pooled by this
-    residual_steps: int = 6               # conjugate-gradient steps for the lifted residual; 0 leaves that guide out
-    residual_lambda: float = 0.03         # relative to the mean diagonal of AAᵀ
     supervision: float = .3               # weight of the coarser stages' results in training, all together
     slab: int = 0                         # slices that a stage computes at a time; 0: all
     checkpoint: bool = False              # compute blocks again for their gradients; of use where there are no slabs
-    use_physics_loss: bool = False        # training adds the projection loss
-    xray_offset: float = 3.               # line integrals enter as (y - offset)/scale, the same for every picture
-    xray_scale: float = 2.
-    kev: float = 60.                      # effective energy for HU ↔ attenuation
-    bases = DirectConfig.bases            # what `base` may be; no field
 
     def __post_init__(self):
-        for k in ('channels', 'rdbs', 'growth', 'layers'): object.__setattr__(self, k, tuple(getattr(self, k)))
+        super().__post_init__()
         _check(self)
-    to_dict, from_dict = DirectConfig.to_dict, classmethod(DirectConfig.from_dict.__func__)
     @property
     def shapes(self): # (D, H, W) of every stage, coarsest first
         whole = Geometry.from_dict(self.geometry).vol_shape
@@ -59,46 +43,52 @@ class ProgressiveConfig:
 def _check(c):
     "What can't be built is refused where it is written down."
     n, whole = len(c.channels), Geometry.from_dict(c.geometry).vol_shape
-    if c.base not in c.bases: raise InputError(f"ProgressiveConfig: base={c.base!r} is not known; choose one of {', '.join(c.bases)}.")
-    if {len(c.rdbs), len(c.growth), len(c.layers)} != {n}: raise InputError(f'ProgressiveConfig: {n} channels need as many rdbs, growth and layers, got {len(c.rdbs)}, {len(c.growth)} and {len(c.layers)}.')
-    if min(c.slab, c.refine, c.supervision) < 0: raise InputError(f'ProgressiveConfig: slab={c.slab}, refine={c.refine}, supervision={c.supervision}: none may be negative.')
-    if min(c.channels) < 2: raise InputError(f'ProgressiveConfig: channels={c.channels}: each stage needs at least 2, for its norm keeps of a single one no more than the sign.')
-    check_encoder(c)
+    if {len(c.rdbs), len(c.growth), len(c.layers)} != {n}:
+        raise InputError(f'ProgressiveConfig: {n} channels need as many rdbs, growth and layers, got {len(c.rdbs)}, {len(c.growth)} and {len(c.layers)}.')
+    if min(c.slab, c.refine, c.supervision) < 0:
+        raise InputError(f'ProgressiveConfig: slab={c.slab}, refine={c.refine}, supervision={c.supervision}: none may be negative.')
+    if min(c.channels) < 2:
+        raise InputError(f'ProgressiveConfig: channels={c.channels}: each stage needs at least 2, for its norm keeps of a single one no more than the sign.')
     m = 2**(len(c.shapes) - 1)
-    if any(s % m for s in whole): raise InputError(f'ProgressiveConfig: a volume of {whole} cannot be halved {len(c.shapes) - 1} times; every side must be a multiple of {m}.')
+    if any(s % m for s in whole):
+        raise InputError(f'ProgressiveConfig: a volume of {whole} cannot be halved {len(c.shapes) - 1} times; every side must be a multiple of {m}.')
 
-# %% ../../nbs/45_progressive.ipynb #da42a14b
+# %% ../../nbs/45_progressive.ipynb #7915a422
+_record = dict(channels=(16, 32, 64, 128, 128), rdbs=(0, 1, 1, 2, 2), growth=(0, 16, 24, 16, 8), layers=(0, 4, 4, 3, 3), refine=32,
+               encoder_width=128, encoder_levels=3, lift_channels=16)
+_sizes = dict(
+    tiny=dict(channels=(48, 32, 12, 8, 8), rdbs=(1, 1, 1, 0, 0), growth=(16, 12, 6, 0, 0), layers=(3, 3, 2, 0, 0), lift_channels=4),
+    lean={},
+    full=_record,
+    reduced={**_record, 'rdbs': (0, 1, 1, 2, 0), 'refine': 0, 'encoder_width': 32})
+
 def progressive_preset(
-    name:str,   # 'tiny', 'lean', 'full' or 'reduced'
-    geometry,   # `Geometry` of the training X-rays
-    **changes   # any field of `ProgressiveConfig`
+    name:str,          # 'tiny', 'lean', 'full' or 'reduced'
+    geometry:Geometry, # of the training X-rays
+    **changes          # any field of `ProgressiveConfig`
 )->ProgressiveConfig:
     "A configuration by name."
-    record = dict(channels=(16, 32, 64, 128, 128), rdbs=(0, 1, 1, 2, 2), growth=(0, 16, 24, 16, 8), layers=(0, 4, 4, 3, 3), refine=32, encoder_width=128, encoder_levels=3, lift_channels=16)
-    tiny = dict(channels=(48, 32, 12, 8, 8), rdbs=(1, 1, 1, 0, 0), growth=(16, 12, 6, 0, 0), layers=(3, 3, 2, 0, 0), lift_channels=4)
-    sizes = dict(tiny=tiny, lean={}, full=record, reduced={**record, 'rdbs': (0, 1, 1, 2, 0), 'refine': 0, 'encoder_width': 32})
-    if name not in sizes: raise InputError(f'The preset {name!r} is not known; choose one of {sorted(sizes)}.')
-    return ProgressiveConfig.from_dict({'geometry': geometry.to_dict(), **sizes[name], **changes})
+    return ProgressiveModel.preset(name, geometry, **changes)
 
-# %% ../../nbs/45_progressive.ipynb #9df067e7
+# %% ../../nbs/45_progressive.ipynb #36eb0cf2
 def stage_of(
     c:ProgressiveConfig,
     i:int, # its number, 0 the coarsest
 )->FusionStage:
     "A stage of the network."
     guides = (c.base != 'none') + bool(c.residual_steps) + 3
-    return FusionStage(c.channels[i], c.encoder_width, c.lift_channels, len(c.geometry['views']), guides, c.channels[:i], c.rdbs[i], c.growth[i], c.layers[i], c.refine, c.checkpoint)
+    return FusionStage(c.channels[i], c.encoder_width, c.lift_channels, len(c.geometry['views']), guides, c.channels[:i],
+                       c.rdbs[i], c.growth[i], c.layers[i], c.refine, c.checkpoint)
 
 class ProgressiveModel(XrayModel):
     "A base volume and a correction to it that doubles its resolution stage by stage."
     Config, kind, needs_target = ProgressiveConfig, 'progressive', True
+    presets, run_fields = _sizes, ('previous', *XrayModel.run_fields)
     def __init__(self, config:ProgressiveConfig):
         super().__init__(config)
         self.stages = nn.ModuleList(stage_of(config, i) for i in range(len(config.shapes)))
         self.penalty = None
         self.set_geometry(Geometry.from_dict(config.geometry))
-
-kinds['progressive'] = ProgressiveModel
 
 @patch
 def set_geometry(self:ProgressiveModel, g)->ProgressiveModel:
@@ -142,17 +132,28 @@ def take_penalty(self:ProgressiveModel): # scalar, or None
     taken, self.penalty = self.penalty, None
     return taken
 
-# %% ../../nbs/45_progressive.ipynb #81ae8e1c
+# %% ../../nbs/45_progressive.ipynb #3de083a2
 @patch
 def begin_with(self:ProgressiveModel,
     other, # `ProgressiveModel` of fewer stages, trained
 )->ProgressiveModel:
     "Take over the encoder and the stages that both have."
     a, b = self.config, other.config
-    n, differ = len(b.shapes), [k for k in ('encoder_width', 'encoder_levels', 'encoder_blocks', 'vit_layers', 'lift_channels', 'refine', 'coarsest') if getattr(a, k) != getattr(b, k)]
+    n, alike = len(b.shapes), ('encoder_width', 'encoder_levels', 'encoder_blocks', 'vit_layers', 'lift_channels', 'refine', 'coarsest')
+    differ = [k for k in alike if getattr(a, k) != getattr(b, k)]
     differ += [k for k in ('channels', 'rdbs', 'growth', 'layers') if getattr(a, k)[:n] != getattr(b, k)[:n]]
-    if differ: raise InputError(f'ProgressiveModel.begin_with: {", ".join(f"{k} is {getattr(b, k)}, here {getattr(a, k)}" for k in differ)}; they must agree in the stages that both have')
-    if n > len(a.shapes) or a.shapes[0] != b.shapes[0]: raise InputError(f'ProgressiveModel.begin_with: the stages there are {b.shapes}, here {a.shapes}; they must begin alike')
+    if differ:
+        values = ', '.join(f'{k} is {getattr(b, k)}, here {getattr(a, k)}' for k in differ)
+        raise InputError(f'ProgressiveModel.begin_with: {values}; they must agree in the stages that both have')
+    if n > len(a.shapes) or a.shapes[0] != b.shapes[0]:
+        raise InputError(f'ProgressiveModel.begin_with: the stages there are {b.shapes}, here {a.shapes}; they must begin alike')
     self.encoder.load_state_dict(other.encoder.state_dict())
     for mine, theirs in zip(self.stages, other.stages): mine.load_state_dict(theirs.state_dict())
     return self
+
+@patch(cls_method=True)
+def changes_from(cls:ProgressiveModel, run, before=None, fitted=None)->dict: # as `SavedModel.changes_from`
+    "Nothing of the model that it begins with, which must be of its kind."
+    if before and before['kind'] != cls.kind:
+        raise InputError(f"{run.previous}: holds a {before['kind']} model; a progressive network begins with a progressive one's stages")
+    return dict(kev=run.cohort.kev)
