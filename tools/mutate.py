@@ -25,7 +25,7 @@ sys.path.insert(0, str(root/'tools'))
 from mutants import families
 
 # what every notebook imports sooner or later: imported once, then forked
-heavy = 'torch numpy fastai.basics fastcore.test IPython execnb.shell SimpleITK pydicom matplotlib.figure PIL.Image typer'
+heavy = 'torch numpy fastcore.test IPython execnb.shell SimpleITK pydicom matplotlib.figure PIL.Image typer'
 minutes = 15   # that one run may take; longer counts as caught
 
 @dataclass
