@@ -17,14 +17,14 @@ from fastcore.basics import patch
 from ..files import InputError, read_json, write_json
 from ..volume import Volume, centered_affine
 
-# %% ../../nbs/15_phantom.ipynb #2c32cc9d
+# %% ../../nbs/15_phantom.ipynb #f482195a
 @dataclass(frozen=True)
 class Ellipsoid:
     "A solid ellipsoid of one value: membership, distance and line integrals in closed form."
     center: tuple # (x, y, z) in LPS mm
     radii: tuple # semi-axes in mm
     value: float = 1. # in the unit of what it is part of: 1/mm for line integrals without dimension
-    rotation: tuple = (0., 0., 0.) # degrees about x, then y, then z
+    rotation: tuple = (0., 0., 0.) # degrees about x (y to z), then y (x to z), then z (x to y)
 
     @property
     def matrix(self): # (3, 3): maps p - center onto the unit ball

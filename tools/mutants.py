@@ -1,0 +1,190 @@
+"""The faults that `tools/mutate.py` plants: (the text of an exported cell, what stands there instead, *who catches it).
+
+A catcher is the name of a notebook without its number, or of a script in tests/; without one, the notebook in which
+the text stands. A row may end in 'why: …', which explains a fault that nothing catches.
+"""
+
+geometry = [
+    ("a = math.radians(view_angle(view))", "a = -math.radians(view_angle(view))"),
+    ("-1)*float(oblique[2])", "-1)*float(oblique[2])/2"),
+    ("beam[1]*h + beam[2]*w", "beam[1]*w + beam[2]*h"),
+    ("u = across*scale/self.pixel[1]", "u = across*scale/self.pixel[0]"),
+    ("v = z*scale/self.pixel[0]", "v = z*scale/self.pixel[1]"),
+    ("sum(abs(b)*e for b, e in zip(view_axes(view)[0], self.extent))", "max(self.extent)"),
+    ("'LL': 'lat', 'LAT'", "'LL': 'rlat', 'LAT'"),
+    ("table[0] - field/2", "table[0] + field/2"),
+    ("'pixel', (cover/max(shape),)*2", "'pixel', (cover/min(shape),)*2"),
+]
+
+projector = [
+    ("(g.sid + t)/g.sdd if self.cone", "(g.sid - t)/g.sdd if self.cone"),
+    ("place = lambda p, a: (scale[:, None]*p - offset[a])/s[a]", "place = lambda p, a: (scale[:, None]*p)/s[a]"),
+    ("slope2 = (y[:, None]**2 + x**2)/g.sdd**2", "slope2 = (x**2 + 0*y[:, None])/g.sdd**2"),
+    ("self.length = s[self.axis]*(1 + slope2).sqrt()", "self.length = s[0]*(1 + slope2).sqrt()"),
+    ("ray[k].abs()/(1 + self.halves)", "ray[k].abs()"),
+    ("unit = lambda p, a: ((p - offset[a])/s[a]", "unit = lambda p, a: ((p - offset[a])/s[k]"),
+    ("self.lift = y, -offset[0]*2/(s[0]*n[0])", "self.lift = y, offset[0]*2/(s[0]*n[0])"),
+    ("out.flip(-1) if self.flip else out", "out"),
+    ("out[:K] + (out[K:-1] + out[K+1:])/2", "out[:K] + out[K:-1]/2"),
+    ("offset = tuple(0. if abs(o) < 1e-6 else o for o in (-s, p, l))",
+     "offset = tuple(0. if abs(o) < 1e-6 else o for o in (s, p, l))"),
+]
+
+physics = [
+    ("hu = hu.clamp(min=-1000)", "hu = hu.clamp(min=-1024)"),
+    ("return torch.where(y <= 0, mu/soft - 1000", "return torch.where(y <= 0, mu/soft - 1024"),
+    ("(water, bone), (w, b) = attenuation(kev), attenuation(scanner_kev)",
+     "(water, bone), (w, b) = attenuation(kev), attenuation(kev)"),
+    ("counts = counts + electronic*", "counts = counts + 0*electronic*"),
+    ("torch.poisson(photons*expected, generator=generator)", "torch.poisson(photons*expected)"),
+    (".5*scatter*_blur(lines*expected", ".5*_blur(lines*expected"),
+]
+
+drr = [
+    ("for a in (-z, y, x)]", "for a in (z, y, x)]"),
+    ("np.percentile(a, [.5, 99.5])", "np.percentile(a, [5, 95])"),
+    ("vol.crop(2*half, center)", "vol.crop(half*2, None)"),
+    ("add_noise(lines[None], photons=noise, generator=torch.Generator().manual_seed(seed))",
+     "add_noise(lines[None], photons=noise, generator=torch.Generator().manual_seed(0))"),
+    ("{'pixel': (pixel, pixel)}", "{}"),
+    ("lines = render(part, g, kev)[0]", "lines = render(part, g)[0]"),
+    ("g.replace(vol_shape=part.shape, spacing=part.spacing", "g.replace(vol_shape=part.shape"),
+]
+
+phantom = [
+    ("R = r @ R", "R = R @ r"),
+    ("(w, h, -d), center", "(w, h, d), center"),
+    ("c*(h if p.adds else h - block)", "c*(h - block)"),
+    ("thorax((seed, i), size=size, spacing=spacing).save(path)", "thorax((0, i), size=size, spacing=spacing).save(path)"),
+    ("np.subtract(center, p.offset)", "np.add(center, p.offset)"),
+]
+
+diffusion = [
+    ("lambda x0, noise, a, s: a*noise - s*x0", "lambda x0, noise, a, s: a*noise + s*x0"),
+    ("lambda snr, least: least/(snr + 1)", "lambda snr, least: least/snr"),
+    ("snr.clamp(max=self.gamma)", "snr.clamp(max=5.)"),
+    (".clamp(min=self.floor)", ".clamp(min=.1)"),
+    ("(mask*err.square()).flatten(1).sum(1)/total", "(mask*err.square()).flatten(1).mean(1)"),
+    ("err = torch.where(mask > 0, err, 0.)", "err = err*mask"),
+    ("s2 = eta**2*(1 - after)", "s2 = eta*(1 - after)"),
+    ("first, last = (b*1000/T for b in betas)", "first, last = betas"),
+    ("torch.Generator().manual_seed(int(np.random.SeedSequence(s, spawn_key=(stream,))",
+     "torch.Generator().manual_seed(int(np.random.SeedSequence(s, spawn_key=(0,))"),
+    ("x0 = x0.clamp(*clip)", "x0 = x0.clamp(-1, 1)"),
+    ("x = x - guide_scale*gradient", "x = x - gradient"),
+    ("angle = t.float()[:, None]*(1000/steps)*rate", "angle = t.float()[:, None]*rate"),
+]
+
+consistency = [
+    ("lam = relative_lambda*mean_diagonal(projector, residual)", "lam = relative_lambda"),
+    ("+ lam*p", "+ 2*lam*p"),
+    ("kept = after < otherwise", "kept = after < 2*otherwise"),
+    ("error(start) if known else before", "before"),
+    ("(xrays[:, v] < threshold)", "(xrays[:, v] < 5*threshold)"),
+    ("if mask is not None: empty *= mask", "if mask is not None: empty *= 1."),
+    ("found = (projector.adjoint(empty) > 0.98*full) & (full > 0)", "found = projector.adjoint(empty) > 0.5*full"),
+    ("air = found if air is None else air | found", "air = found if air is None else air & found"),
+    ("return dict(nrmse=_nrmse(a, xrays, keep), ncc=ncc.mean(1))", "return dict(nrmse=_nrmse(a, xrays, keep), ncc=ncc[:, 0])"),
+    ("da, dy = (keep*(x - (keep*x).sum((2, 3), keepdim=True)/n)", "da, dy = (keep*(x - x.mean((2, 3), keepdim=True))"),
+    ("a = projector(hu_to_mu(hu, kev))", "a = projector(hu_to_mu(hu))"),
+    ("error = lambda h: _nrmse(projector(hu_to_mu(h, kev)), xrays, keep)",
+     "error = lambda h: _nrmse(projector(hu_to_mu(h, kev)), xrays, torch.ones_like(keep))"),
+    ("weight = (mu/attenuation(kev)[0]).clamp(floor, 1)*free", "weight = (mu/attenuation(kev)[0]).clamp(.1, 1)*free"),
+    ("square()/error_hu**2", "square()/100.**2"),
+    ("tau = error_hu/1000*attenuation(kev)[0]", "tau = error_hu/1000*attenuation(60.)[0]"),
+    ("relative_lambda/left, steps", "relative_lambda, steps"),
+    ("(attenuation(kev)[0]*scale)**2", "(attenuation(60.)[0]*scale)**2"),
+]
+
+metrics = [
+    ("inner = m[3:-3, 3:-3, 3:-3]", "inner = m[:-6, :-6, :-6]"),
+    ("psnr(p[m], t[m], 2000)", "psnr(p, t, 2000)"),
+    ("vx, vy, cov, C1, C2 = k*(xx - mx*mx)", "vx, vy, cov, C1, C2 = (xx - mx*mx)"),
+    ("'lung': (-950, -500)", "'lung': (-950, -300)"),
+    ("sitk.BinaryFillhole(body[:, :, i], True)", "sitk.BinaryFillhole(body[:, :, i], False)"),
+    ("e = (p[m] - t[m]).double()", "e = (p - t).double()"),
+    ("for axes in ((1, 2), (0, 2), (0, 1))", "for axes in ((1, 2), (1, 2), (0, 1))"),
+    ("ssim(*(v.movedim(axis, 0) for v in unit), 1, dims=2)", "ssim(*unit, 1, dims=2)"),
+    ("if moved: t = t.resample_to(p)", "if moved: p = p.resample_to(t)"),
+    ("psnr(p, t, R, axes=(1, 2)).mean()", "psnr(p, t, R)"),
+]
+
+losses = [
+    ("return error.mean() if mask is None else (error*mask).sum()/mask.sum().clamp(min=1)",
+     "return error.mean() if mask is None else (error*mask).mean()"),
+    ("self.project(pred, target, xrays, mask)", "self.project(pred, target, xrays)"),
+    ("self.project(pred, target, xrays, mask)", "self.project(pred, target, None, mask)"),
+    ("self.project = ProjectionLoss(projector, kev)", "self.project = ProjectionLoss(projector)"),
+    (").abs()/self.reference", ").abs()/5."),
+    ("sum(self.weights[name]*value for", "sum(value for"),
+]
+
+memory = [
+    ("self.needs = self.peak + self.overhead", "self.needs = self.peak"),
+    ("self.host = 3*self.weights['']*plan.offload", "self.host = 2*self.weights['']*plan.offload"),
+    ("for k, b in self.parts.items() if b]", "for k, b in self.parts.items() if b > 1e6]"),
+    ("{GB(self.overhead):>11}   an allowance", "{GB(self.workspace):>11}   an allowance"),
+    ("self.fits = self.needs <= self.memory", "self.fits = self.peak <= self.memory"),
+    ("for _ in range(plan.copies*plan.train)", "for _ in range(0*plan.copies*plan.train)"),
+    ("batch {int(batch*share)} in place of {batch}", "batch {int(batch*share) + 1} in place of {batch}"),
+    ("enabled=plan.precision == 'bf16'", "enabled=True"),
+]
+
+figures = [
+    ("self.savefig(buffer, format=format, dpi=dpi", "self.savefig(buffer, format=format, dpi=80"),
+    ("planes = {'axial': (0, 'RLAP'), 'coronal': (1, 'RLSI')", "planes = {'axial': (0, 'LRAP'), 'coronal': (1, 'RLSI')"),
+    ("None if truth is None else volume-truth", "None if truth is None else truth-volume"),
+    ("show_planes(ax, p-truth, spacing", "show_planes(ax, truth-p, spacing"),
+    ("mm = [s for i, s in enumerate(spacing) if i != axis]", "mm = [spacing[0], spacing[0]]"),
+    ("mm = (index - (shape[axis]-1)/2) * spacing[axis]", "mm = index - (shape[axis]-1)/2"),
+    ("edges = {'ap': 'RL', 'pa': 'RL', 'lat': 'AP', 'rlat': 'PA'}", "edges = {'ap': 'RL', 'pa': 'LR', 'lat': 'AP', 'rlat': 'PA'}"),
+    ("_letter(ax, x-length/2, y + .05*length, f'{length:g} mm'", "_letter(ax, x-length/2, y + .05*length, f'{2*length:g} mm'"),
+    ("/ np.maximum(maps.sum(1, keepdims=True), 1e-12)", "/ maps.shape[1]"),
+]
+
+evidence = [
+    ("{'ridge': hu(reference(cohort.config, tuple(cohort.parts['train']))[1](x[None])[0]), name: predict(model, x[None])[0, 0].numpy()}",
+     "{'ridge': hu(reference(cohort.config, tuple(cohort.parts['train']))[1](x[None])[0]), name: hu(y)}"),
+    ("score(volume, hu(y)).items()", "score(hu(y), volume).items()"),
+    ("[example]", "[0]"),
+    ("xrays.flip(1), **out}", "xrays.flip(2), **out}"),
+    ("'mirrored X-rays': xrays.flip(-1)", "'mirrored X-rays': xrays.flip(-2)"),
+    ("paired_difference(case_psnr(mine, hu), case_psnr(theirs, hu)", "paired_difference(case_psnr(theirs, hu), case_psnr(mine, hu)"),
+    ("projector, protocol, extra={name: mine}, kev=kev", "projector, protocol, extra={name: mine}, kev=60."),
+    ("extra={name: mine}", "extra={name: theirs}"),
+    ("(total/count).quantile", "(total/len(names)).quantile"),
+    ("half=len(cases)*config.size**3 > 2**29", "half=len(cases)*config.size**3 > 2**9"),
+    ("consistent(h, x, projector, kev=kev, **kw)[0]", "consistent(h, x, projector, **kw)[0]"),
+    ("consistent(h, x, projector, kev=kev, **kw)[0]", "consistent(h, x, projector, kev=kev)[0]"),
+    ("for c, h in ((False, hu), (True, fixed))", "for c, h in ((False, hu), (True, hu))"),
+    ("columns |= {f'reprojection_{k}': v.double() for k, v in fit.items()}",
+     "columns |= {f'reprojection_{k}': v[:1].double() for k, v in fit.items()}"),
+    ("fit = reprojection_error(hu, xrays, projector, kev=kev)", "fit = reprojection_error(hu, xrays, projector)"),
+    ("back_projection(xrays, projector, kev)", "back_projection(xrays, projector)"),
+    ("return {m for m, x in v.items() if x == max(v.values())}", "return {m for m, x in v.items() if x == min(v.values())}"),
+    ("(text(row, k), m in self.winners(k), m == self.method)", "(text(row, k), m == self.method, m in self.winners(k))"),
+    ("m['mean'] - factor*m['spread'] > margin", "m['mean'] - m['spread'] > margin"),
+    ("[float(x) - float(y) for x, y in zip(a, b)]", "[float(y) - float(x) for x, y in zip(a, b)]"),
+]
+
+blocks = [
+    ("covered/(b-a)", "covered"),
+    ("unit(u, geometry.det_shape[1]), unit(v, geometry.det_shape[0])", "unit(u, geometry.det_shape[0]), unit(v, geometry.det_shape[1])"),
+    ("spacing = [e/n for e, n in zip(geometry.extent, vol_shape)]", "spacing = [geometry.extent[0]/n for n in vol_shape]"),
+    ("(x.abs() < 1e-3)", "(x.abs() < 1e-1)"),
+    ("limit = self.factor*self.healthy.setdefault(name, std)", "limit = .1*self.healthy.setdefault(name, std)"),
+    ("outer = [n for n in hits if not any(n.startswith(h + '.') for h in hits)]", "outer = hits"),
+    ("attend(*qkv(part + before).chunk(3, -1), self.heads)", "attend(*qkv(part).chunk(3, -1), self.heads)"),
+    ("torch.cat([conv(taps[1:]), inner, conv(taps[:-1])], axis)", "torch.cat([conv(taps[:-1]), inner, conv(taps[1:])], axis)"),
+    ("low, high = max(0, a//r - 1), min(x.shape[2], -(-b//r) + 1)", "low, high = max(0, a//r), min(x.shape[2], -(-b//r))"),
+]
+
+ranks = [
+    ("ends = [b*i//W for i in range(W + 1)]", "ends = [i*(b//W) for i in range(W + 1)]"),
+    ("weight = self.dl.bs/self.dl.whole", "weight = 1/world()"),
+    ("[hands[i % world()][i//world()] for i in range(sum(map(len, hands)))]", "[v for hand in hands for v in hand]"),
+]
+
+families = dict(geometry=geometry, projector=projector, physics=physics, drr=drr, phantom=phantom, diffusion=diffusion,
+                consistency=consistency, metrics=metrics, losses=losses, memory=memory, figures=figures,
+                evidence=evidence, blocks=blocks, ranks=ranks)
