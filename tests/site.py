@@ -73,7 +73,7 @@ def check_search(b, url, keep):
     b.execute_script("document.querySelector('#__search').click()")
     b.find_element('css selector', 'input.md-search__input').send_keys('Projector')
     found = wait('a search result', lambda: [e.get_attribute('href') for e in b.find_elements('css selector', '.md-search-result__link')])
-    assert any('xray_ct.projector' in f or 'projector' in f for f in found), found
+    assert any('api/' in f and '#Projector' in f for f in found), found
     shot(b, keep, 'search', (1400,))
 
 def check_api(b, url, keep):

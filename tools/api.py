@@ -150,7 +150,7 @@ def page(module, git_url):
     "A module's page."
     def link(node): return f'[source]({git_url}/blob/main/{module.name.replace(".", "/")}.py#L{node.lineno})'
     up = '../'
-    head = [f'# {module.name}', cell(module.doc)]
+    head = ['---\nsearch:\n  boost: 2\n---', f'# {module.name}', cell(module.doc)]
     if module.notebook: head.append(f'Explained, with its tests, in [{module.notebook}]({up}{module.notebook.removeprefix("nbs/")}).')
     named = [(n, module.named[n]) for n in module.public if n in module.named]
     kept = [n for n in module.public if n not in module.named and n in module.imported]
