@@ -73,7 +73,7 @@ def manifests():
             docs = list(yaml.safe_load_all(subprocess.run(['kubectl', 'kustomize', overlay], check=True, capture_output=True, text=True).stdout))
             for d in docs: check(d)
             together(docs)
-            assert all(c['image'] == 'xray-ct:0.1.0' for p in pods(docs) for c in p['containers']), 'an image without its version'
+            assert all(c['image'] == 'xray-ct:0.2.0' for p in pods(docs) for c in p['containers']), 'an image without its version'
         rendered = 'both overlays rendered'
     print(f'{len(base)} objects fit the schemas of Kubernetes {" and ".join(versions)}; {rendered}', flush=True)
 

@@ -1,8 +1,9 @@
 "The wheel and the source archive build, carry the licence, and import from an environment that has never seen the repository."
-import subprocess, sys, tarfile, tempfile, venv, zipfile
+import os, subprocess, sys, tarfile, tempfile, venv, zipfile
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
+os.environ.pop('PYTHONPATH', None)   # the clean environment must not see this checkout
 
 def run(*cmd, cwd=root):
     p = subprocess.run([str(c) for c in cmd], cwd=cwd, capture_output=True, text=True)
@@ -12,7 +13,7 @@ def run(*cmd, cwd=root):
 def copy(folder):
     "What git would carry, so that nothing stale in build/ or *.egg-info gets in and nothing is left behind."
     import shutil
-    names = ['xray_ct', 'settings.ini', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE']
+    names = ['xray_ct', 'settings.ini', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE', 'CHANGELOG.md', 'CITATION.cff']
     for n in names: (shutil.copytree if (root/n).is_dir() else shutil.copy)(root/n, folder/n)
     for c in folder.rglob('__pycache__'): shutil.rmtree(c)
     return folder
@@ -33,6 +34,7 @@ with tempfile.TemporaryDirectory(prefix='xray_ct_package_') as d:
     wheel = next(d.glob('*.whl'))
     inside = zipfile.ZipFile(wheel).namelist()
     ours = {p.relative_to(root).as_posix() for p in (root/'xray_ct').rglob('*.py')}
+    ours.add('xray_ct/py.typed')   # without it type checkers ignore the annotations
     assert any(n.endswith('LICENSE') for n in inside) and ours <= set(inside), sorted(ours - set(inside))
     clean = d/'clean'; venv.create(clean, with_pip=True)
     run(clean/'bin/pip', 'install', '-q', '--no-deps', wheel)

@@ -1,7 +1,7 @@
-"""README.md from nbs/index.ipynb.
+"""README.md from nbs/index.ipynb, and RESULTS.md from the recorded results (tools/results.py).
 
-    python tools/readme.py           # write README.md (and its pictures)
-    python tools/readme.py --check   # exit 1 if they are not what the notebook says
+    python tools/readme.py           # write both (and README's pictures)
+    python tools/readme.py --check   # exit 1 if they are not what the notebook and the result files say
 
 nbdev_readme wants Quarto; nbconvert is enough. Cells marked `#| hide` are left out, lines `#| …` are stripped,
 links relative to nbs/ are made relative to the top, and pictures that a cell drew go to assets/readme_*.
@@ -10,6 +10,10 @@ import re, sys
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(root/'tools'))
+import results
+
+most_lines = 120
 pictures = root/'assets'
 notice = '<!-- Made from nbs/index.ipynb by `make readme`: edit the notebook. -->\n\n'
 
@@ -41,23 +45,29 @@ def readme():
     return notice + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n', files
 
 def stale():
-    "What differs from the notebook, as a list of sentences; empty when all is in sync."
+    "What differs from the notebook and the result files, as a list of sentences; empty when all is in sync."
     text, files = readme()
+    lines = len(text.splitlines())
     want = {root/'README.md': text.encode(), **{pictures/n: b for n, b in files.items()}}
-    out = [f'{p.relative_to(root)} differs from nbs/index.ipynb: run `make readme`' for p, b in want.items() if not p.exists() or p.read_bytes() != b]
+    out = results.stale() + ([f'README.md has {lines} lines, more than {most_lines}'] if lines > most_lines else [])
+    different = [p for p, b in want.items() if not p.exists() or p.read_bytes() != b]
+    out += [f'{p.relative_to(root)} differs from nbs/index.ipynb: run `make readme`' for p in different]
     out += [f'{p.relative_to(root)} is no longer in nbs/index.ipynb: run `make readme`' for p in sorted(pictures.glob('readme_*')) if p not in want]
     links = re.findall(r'(?:\]\(|src=")([^)"\s#]+)', text)
     return out + [f'README.md points to {l}, which does not exist' for l in links if not re.match(r'[a-z]+:', l) and not (root/l).exists()]
 
 def write():
+    results.write()
     text, files = readme()
     for p in pictures.glob('readme_*'): p.unlink()
-    for name, data in files.items(): pictures.mkdir(exist_ok=True); (pictures/name).write_bytes(data)
+    for name, data in files.items():
+        pictures.mkdir(exist_ok=True)
+        (pictures/name).write_bytes(data)
     (root/'README.md').write_text(text, encoding='utf-8')
     print(f'README.md: {len(text.splitlines())} lines, {len(files)} pictures')
 
 if __name__ == '__main__':
     if '--check' not in sys.argv: write()
     problems = stale()
-    print('\n'.join(problems) or 'README.md and nbs/index.ipynb are in sync')
+    print('\n'.join(problems) or 'README.md and RESULTS.md are in sync with the notebook and the results')
     sys.exit(bool(problems))
