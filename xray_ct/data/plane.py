@@ -6,8 +6,8 @@
 __all__ = ['PlaneConfig', 'Slabs', 'centred_slabs', 'draw_slabs', 'Planes', 'box_rows', 'oblique', 'crop_rows', 'draw_rows',
            'noise_like', 'draw_batch']
 
-# %% ../../nbs/18_plane.ipynb #83c7604b
-import math
+# %% ../../nbs/18_plane.ipynb #2bd162d8
+import copy, math
 from dataclasses import dataclass
 import numpy as np
 import torch
@@ -17,31 +17,32 @@ from ..files import InputError
 from ..slab import ThickSlice, interpolation_matrix, slab_matrix
 from ..volume import Volume
 
-# %% ../../nbs/18_plane.ipynb #b0ff6135
+# %% ../../nbs/18_plane.ipynb #560f8f01
 @dataclass(frozen=True)
 class PlaneConfig:
     "How planes become pairs of thick and thin rows; each batch draws one geometry."
     rows: int = 80                    # thin rows of an item, about
     columns: int = 80                 # its columns
     ratios: tuple = (1.5, 8.)         # slab spacing in thin rows, drawn log-uniformly
+    usual: tuple = (2., 3., 5., 5.)   # half of the batches draw one of these: what hospitals have
     thickness: tuple = (.6, 1.5)      # slab thickness in slab spacings, for `uneven` of the batches; else 1
-    uneven: float = .35               # share of batches with gaps or overlap
+    uneven: float = .25               # share of batches with gaps or overlap
     profiles: tuple = ('slab', 'slab', 'slab', 'trapezoid', 'gaussian')  # one is drawn
     zoom: tuple = (1., 2.5)           # plane pixels a thin row, and a column, drawn log-uniformly
     as_is: float = .4                 # share of items with zoom 1
     wide: tuple = (1., 1.5)           # thickness of a thin row in thin rows
-    blur: float = .15                 # share of items whose thin rows are 1.5 to 4 rows thick: already blurred along the slices
-    oblique: float = .25              # share of items cut along another direction than rows and columns
-    noise: tuple = (5., 60.)          # HU, standard deviation of what is added to a `noisy` item
-    noisy: float = .4                 # share of items
-    contrast: float = .3              # share of items whose HU are stretched about a random value
+    blur: float = .1                 # share of items whose thin rows are 1.5 to 4 rows thick: already blurred along the slices
+    oblique: float = .2              # share of items cut along another direction than rows and columns
+    noise: tuple = (5., 50.)          # HU, standard deviation of what is added to a `noisy` item
+    noisy: float = .3                 # share of items
+    contrast: float = .2              # share of items whose HU are stretched about a random value
 
     def __post_init__(self):
         low, high = self.ratios
         if not 1 < low <= high <= self.rows/4:
             raise InputError(f'PlaneConfig: ratios={self.ratios}: need 1 < low ≤ high, and four slabs in rows={self.rows}. Choose more rows')
 
-# %% ../../nbs/18_plane.ipynb #6be0c64d
+# %% ../../nbs/18_plane.ipynb #4e8ca297
 @dataclass(frozen=True)
 class Slabs:
     "One geometry of thick and thin rows: positions in thin rows, thickness, profile, and its matrices."
@@ -62,6 +63,12 @@ class Slabs:
     def step(self): return abs(float(self.thick_at[-1] - self.thick_at[0]))/(len(self.thick_at) - 1)   # mm between slabs
     @property
     def fine(self): return abs(float(self.thin_at[-1] - self.thin_at[0]))/(len(self.thin_at) - 1)      # mm between thin rows
+
+    def to(self, device)->'Slabs':
+        "The matrices on another device."
+        other = copy.copy(self)
+        for name in ('S', 'pinv', 'cubic', 'nearest'): object.__setattr__(other, name, getattr(self, name).to(device))
+        return other
 
     def hidden(self, x:Tensor)->Tensor: # (..., n, W) → the same
         "x − S⁺Sx: the part of x that the slabs don't see."
@@ -84,7 +91,7 @@ def centred_slabs(
 def draw_slabs(config:PlaneConfig, rng:np.random.Generator)->Slabs:
     "A random geometry."
     ratio = math.exp(rng.uniform(*np.log(config.ratios)))
-    if rng.random() < .5: ratio = max(round(2*ratio)/2, config.ratios[0])          # whole and half ratios are what hospitals have
+    if config.usual and rng.random() < .5: ratio = config.usual[rng.integers(len(config.usual))]
     thickness = rng.uniform(*config.thickness) if rng.random() < config.uneven else 1.
     return centred_slabs(config.rows, ratio, max(thickness, 1.05/ratio), config.profiles[rng.integers(len(config.profiles))])
 
@@ -135,7 +142,7 @@ def oblique(
     grid = torch.stack([(2*x + 1)/W - 1, (2*y + 1)/H - 1], -1).float()
     return F.grid_sample(torch.from_numpy(plane).float()[None, None], grid[None], mode='bicubic', padding_mode='border', align_corners=False)[0, 0]
 
-# %% ../../nbs/18_plane.ipynb #59edc4a3
+# %% ../../nbs/18_plane.ipynb #ffa49ead
 def _zooms(config, pixel, rng, spacing=None): # (rows, columns), pixels each
     if spacing is not None:                             # a series' own: thin rows of `spacing` mm, columns as they are
         return max(1., spacing/pixel[0]), 1.
@@ -165,7 +172,7 @@ def crop_rows(
 
 def draw_rows(planes:Planes, config:PlaneConfig, n, rng, spacing=None)->tuple: # (n, w) HU, columns per thin row in mm
     "One item: rows of a random plane, mirrored at random; crops of air are mostly passed over."
-    while True:
+    for _ in range(1000):
         plane, pixel = planes.draw(rng)
         if rng.random() < .5: plane, pixel = plane.T, pixel[::-1]
         zooms = _zooms(config, pixel, rng, spacing)
@@ -174,6 +181,7 @@ def draw_rows(planes:Planes, config:PlaneConfig, n, rng, spacing=None)->tuple: #
         if x is None or (x.std() < 50 and rng.random() < .8): continue
         x = x.flip([d for d in (0, 1) if rng.random() < .5])
         return x, (zooms[1]*pixel[1])/(zooms[0]*pixel[0])
+    raise InputError(f'no plane shows anything on {n} rows and {config.columns} columns. Give larger planes, or choose fewer rows')
 
 def noise_like(shape, sigma, rng)->Tensor: # HU
     "White along the slices, correlated along the columns as a reconstruction kernel leaves it."
