@@ -1,0 +1,58 @@
+"""Weights and run folders that release 0.1.0 wrote: they load, predict the same, and are resumed.
+
+    python tests/old_runs.py [--bits] [FOLDER]
+
+FOLDER holds what `old/0.1.0/make.py` wrote with that release; the committed one has every kind of model, and two runs that were stopped.
+Predictions are compared to 1e-5 of their range, resumed runs to 1e-3; with `--bits`, on the machine that wrote them, to the last bit.
+"""
+import argparse, contextlib, io, os, shutil, tempfile
+from pathlib import Path
+
+def difference(a, b): return ((a - b).abs().max()/b.abs().max()).item()
+
+def predict(folder):
+    "A loaded model's prediction, and the one that 0.1.0 wrote down."
+    import torch
+    from safetensors.torch import load_file
+    from xray_ct.models.saved import load_saved
+    given = load_file(folder/'expected.safetensors')
+    expected = given.pop('prediction')
+    with torch.no_grad(): return load_saved(folder)(**given), expected
+
+def resume(top, name, where):
+    "Go on with a stopped run in a copy; returns its folder."
+    from xray_ct.files import read_json
+    from xray_ct.training import RunConfig, fit
+    run = where/name
+    shutil.copytree(top/f'{name}-stopped', run)
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        fit(RunConfig(**read_json(run/'run.json')['config']), top/'cts', run, where/'cache')
+    assert 'Resuming in epoch 1 after step 0.' in said.getvalue(), said.getvalue()
+    return run
+
+def main():
+    import torch
+    from safetensors.torch import load_file
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('folder', nargs='?', type=Path, default=Path(__file__).parent/'old'/'0.1.0')
+    p.add_argument('--bits', action='store_true', help='demand equality to the last bit')
+    a = p.parse_args()
+    torch.set_num_threads(1)
+    names = sorted(f.parent.name for f in a.folder.glob('*/expected.safetensors'))
+    assert len(names) == 8, names
+    top = a.folder.resolve()
+    with tempfile.TemporaryDirectory() as where:
+        os.chdir(where)
+        for name in names:
+            d = difference(*predict(top/name))
+            assert d < 1e-5 and not (a.bits and d), f'{name}: the prediction differs by {d}'
+            print(f'{name:12} prediction differs by {d:.1e}', flush=True)
+            if not (top/f'{name}-stopped').exists(): continue
+            ended, expected = (load_file(f/'model.safetensors') for f in (resume(top, name, Path(where)), top/name))
+            assert ended.keys() == expected.keys()
+            bits = all(torch.equal(ended[k], v) for k, v in expected.items())
+            worst = max(difference(ended[k].float(), v.float()) for k, v in expected.items() if v.abs().max() > 0)
+            assert worst < 1e-3 and (bits or not a.bits), f'{name}: resumed, a tensor differs by {worst}'
+            print(f'{"":12} resumed, its weights differ by {worst:.1e}', flush=True)
+
+if __name__ == '__main__': main()
