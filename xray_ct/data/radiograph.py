@@ -365,21 +365,24 @@ def picture_area(ds, shape, padded, assumed): # pydicom dataset, (h, w), padding
     if not inside.all(): assumed.append(f'{1 - inside.mean():.1%} of the picture lie outside (padding, shutter or collimator): taken as air')
     return inside
 
-# %% ../../nbs/13_radiograph.ipynb #7da90982
+# %% ../../nbs/13_radiograph.ipynb #0e37cd9a
 def relative_log(
     x, # (h, w) values after the modality rescale
     relation='', # PixelIntensityRelationship
     inverted=False, # do higher values mean more X-rays?
     assumed=None, # list that gets a sentence for everything guessed
     inside=None, # (h, w) bool: the picture; default all
+    full=None, # the largest value that could be stored
 ): # (h, w) float32 in [0, 1], bone bright, 0 outside
     "Attenuation of an uncalibrated radiograph in unknown units."
     assumed = [] if assumed is None else assumed
     x = x.astype(np.float64)
     inside = np.ones(x.shape, bool) if inside is None else inside
     if relation == 'LIN':
-        if not inverted: assumed.append('no X-rays at all: the brightest pixel of the picture')
-        intensity = x if inverted else x[inside].max() - x
+        top = x[inside].max()
+        if full and top > full/2: top = full
+        if not inverted: assumed.append(f'no X-rays at all: {"the largest value that can be stored" if top == full else "the brightest pixel of the picture"}')
+        intensity = x if inverted else top - x
         x = -np.log(np.maximum(intensity, max(np.percentile(intensity[inside], 99.5)*1e-4, 1e-9)))
         assumed.append('unattenuated intensity: the 99.5th percentile of the picture')
     else:
@@ -428,7 +431,7 @@ def check_lengths(ds, assumed): # pydicom dataset, from which unknown ones are r
         assumed.append(f'DistanceSourceToPatient ({spd:g} mm) is not shorter than DistanceSourceToDetector ({sdd:g} mm): taken as unknown')
         del ds.DistanceSourceToPatient
 
-# %% ../../nbs/13_radiograph.ipynb #63ea02a4
+# %% ../../nbs/13_radiograph.ipynb #d7bc7d88
 def _pixel(tags, assumed): # plain tags, list that gets a sentence
     "Pixel size (rows, columns) in mm and the plane where it's measured: 'detector' or 'patient'."
     imager, spacing = tags.get('ImagerPixelSpacing') or tags.get('NominalScannedPixelSpacing'), tags.get('PixelSpacing')
@@ -453,7 +456,7 @@ def _grey(ds, stored, inside, assumed):
     if str(ds.get('RescaleType', '')) == CALIBRATED: return np.where(inside, x, 0).astype(np.float32), True
     more = polarity(ds, stored, inside, falls, _voi_falls(ds, part), assumed)
     relation = str(ds.get('PixelIntensityRelationship') or '').upper()
-    if relation == 'LIN': x = relative_log(stored, relation, more, assumed, inside)  # it speaks of stored values, too
+    if relation == 'LIN': x = relative_log(stored, relation, more, assumed, inside, (1 << int(ds.BitsStored)) - 1)  # it speaks of stored values, too
     else: x = relative_log(x, relation, more != falls, assumed, inside)
     if int(ds.get('BitsStored') or ds.get('BitsAllocated') or 16) <= 8: assumed.append('8 bits: at most 256 levels of grey')
     if str(ds.get('BurnedInAnnotation', '')).upper() == 'YES': assumed.append('text is burnt into the picture (BurnedInAnnotation): it is read as attenuation')
