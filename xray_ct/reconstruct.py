@@ -45,7 +45,7 @@ def onto_detector(
     covered = (R.sum(1)[:, None]*C.sum(1)[None] > .999).expand(len(xrays), -1, -1)
     return torch.einsum('mh,vhw,nw->vmn', R, xrays.float(), C), covered
 
-# %% ../nbs/70_reconstruct.ipynb #367dfe1f
+# %% ../nbs/70_reconstruct.ipynb #63fd62e5
 def distances(
     p:Xray,
     own:Geometry, # of the model, which says what is missing
@@ -75,7 +75,7 @@ def _by_tags(pictures, own):
         own_notes = []
         found.append(distances(p, own, own_notes))
         notes += [f'{_name(p)}: {n}' for n in own_notes]
-    known = next((d for d in found if d), None)
+    known = min(filter(None, found), key=lambda d: abs(d[1] - own.sid), default=None)  # nearest to what the model has seen
     if known is None:
         g = own
         notes.append(f'no geometry was given: the training geometry (source to detector {own.sdd:g} mm, to isocentre {own.sid:g} mm)')
