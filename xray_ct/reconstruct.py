@@ -6,7 +6,7 @@
 __all__ = ['OTHER_SIDE', 'overlap', 'onto_detector', 'distances', 'place', 'order_by_view', 'inside_field', 'load_model',
            'Reconstruction', 'reconstruct']
 
-# %% ../nbs/70_reconstruct.ipynb #7365a565
+# %% ../nbs/70_reconstruct.ipynb #c90311e7
 import time
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from .files import InputError, read_json, staged, write_json
 from .volume import Volume, Window, centered_affine
-from .projector import Geometry, Projector
+from .projector import Geometry, Projector, view_axes
 from .consistency import consistent, reprojection_error
 from .data.radiograph import POSITION, Xray, read_xray, row_letters, view_name
 from .models.saved import load_saved
@@ -45,7 +45,7 @@ def onto_detector(
     covered = (R.sum(1)[:, None]*C.sum(1)[None] > .999).expand(len(xrays), -1, -1)
     return torch.einsum('mh,vhw,nw->vmn', R, xrays.float(), C), covered
 
-# %% ../nbs/70_reconstruct.ipynb #367dfe1f
+# %% ../nbs/70_reconstruct.ipynb #63fd62e5
 def distances(
     p:Xray,
     own:Geometry, # of the model, which says what is missing
@@ -75,7 +75,7 @@ def _by_tags(pictures, own):
         own_notes = []
         found.append(distances(p, own, own_notes))
         notes += [f'{_name(p)}: {n}' for n in own_notes]
-    known = next((d for d in found if d), None)
+    known = min(filter(None, found), key=lambda d: abs(d[1] - own.sid), default=None)  # nearest to what the model has seen
     if known is None:
         g = own
         notes.append(f'no geometry was given: the training geometry (source to detector {own.sdd:g} mm, to isocentre {own.sid:g} mm)')
@@ -142,7 +142,7 @@ def _cover(g, own):
     fresh = Geometry.for_field(max(extent), own.vol_shape[0], own.det_shape[0], sdd=g.sdd, sid=g.sid, views=g.views, mode=g.mode)
     return g.replace(pixel=fresh.pixel)
 
-# %% ../nbs/70_reconstruct.ipynb #b4f4e659
+# %% ../nbs/70_reconstruct.ipynb #28eeaad4
 OTHER_SIDE = {'ap': 'pa', 'pa': 'ap', 'lat': 'rlat', 'rlat': 'lat'}
 
 def order_by_view(
@@ -172,9 +172,10 @@ def _as_seen(p, views, mode):
         why = 'the file does not say from which side it was taken' if p.view_guessed else 'with a parallel beam both sides see the same' + ', mirrored'*mirrored
         tags = p.tags | dict(ViewPosition=POSITION[other], PatientOrientation=[row_letters(other), 'F'])
         return replace(p, view=other, lines=turn(p.lines), outside=turn(p.outside), tags=tags, assumed=(*p.assumed, f'view {view!r} is taken for {other!r}: {why}'))
-    wanted = ' or '.join(v for v in views if v in (other, view)) or ', '.join(views)
-    raise InputError(f'{p.path or "picture"}: is a view {view!r}, which this model ({", ".join(views)}) has never seen, and which a diverging beam draws differently. '
-                     f'Give a picture from the side {wanted}, or train a model for it: `xray_ct train` on X-rays that `xray_ct drr --views` made of these views')
+    replaced = max(views, key=lambda v: abs(np.dot(view_axes(v)[0], view_axes(view)[0])))  # along the same line, from either side
+    wanted = ','.join(view if v == replaced else v for v in views)
+    raise InputError(f'{p.path or "picture"}: is a view {view!r}, and this model knows {", ".join(views)}; a diverging beam draws them differently. '
+                     f'Give a picture of the view {replaced}, or train a model for these: xray_ct train CT_DIR -o RUN --set views={wanted}')
 
 # %% ../nbs/70_reconstruct.ipynb #cdf41537
 @torch.no_grad()
