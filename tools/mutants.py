@@ -145,8 +145,8 @@ figures = [
 evidence = [
     ("{'ridge': hu(reference(cohort.config, tuple(cohort.parts['train']))[1](x[None])[0]), name: predict(model, x[None])[0, 0].numpy()}",
      "{'ridge': hu(reference(cohort.config, tuple(cohort.parts['train']))[1](x[None])[0]), name: hu(y)}"),
-    ("score(volume, hu(y)).items()", "score(hu(y), volume).items()"),
-    ("[example]", "[0]"),
+    ("score(volume, hu(y)).items()", "score(volume, volume + 1).items()"),
+    ("cohort.dataset(part)[example]", "cohort.dataset(part)[0]"),
     ("xrays.flip(1), **out}", "xrays.flip(2), **out}"),
     ("'mirrored X-rays': xrays.flip(-1)", "'mirrored X-rays': xrays.flip(-2)"),
     ("paired_difference(case_psnr(mine, hu), case_psnr(theirs, hu)", "paired_difference(case_psnr(theirs, hu), case_psnr(mine, hu)"),
