@@ -42,7 +42,7 @@ class PlaneConfig:
         if not 1 < low <= high <= self.rows/4:
             raise InputError(f'PlaneConfig: ratios={self.ratios}: need 1 < low ≤ high, and four slabs in rows={self.rows}. Choose more rows')
 
-# %% ../../nbs/18_plane.ipynb #4e8ca297
+# %% ../../nbs/18_plane.ipynb #6b64cbf7
 @dataclass(frozen=True)
 class Slabs:
     "One geometry of thick and thin rows: positions in thin rows, thickness, profile, and its matrices."
@@ -59,6 +59,8 @@ class Slabs:
         for name, M in dict(S=op.S, pinv=op.pinv, cubic=first, nearest=nearest).items():
             object.__setattr__(self, name, M.float())
 
+    @property
+    def sign(self): return 1. if self.thin_at[-1] > self.thin_at[0] else -1.                         # do positions rise?
     @property
     def step(self): return abs(float(self.thick_at[-1] - self.thick_at[0]))/(len(self.thick_at) - 1)   # mm between slabs
     @property
@@ -113,7 +115,7 @@ class Planes:
         a, pixel = self.volumes[rng.choice(len(w), p=w/w.sum())]
         return a[rng.integers(len(a))], pixel
 
-# %% ../../nbs/18_plane.ipynb #dac5f7e2
+# %% ../../nbs/18_plane.ipynb #347aa38c
 def box_rows(
     n, # rows to make
     zoom, # pixels a row
@@ -134,7 +136,7 @@ def oblique(
     H, W = plane.shape
     angle = rng.uniform(-math.pi, math.pi)
     c, s = math.cos(angle), math.sin(angle)
-    reach = [(abs(c)*size[0] + abs(s)*size[1])/2 + 1, (abs(s)*size[0] + abs(c)*size[1])/2 + 1]
+    reach = [(abs(c)*size[0] + abs(s)*size[1])/2 + 2, (abs(s)*size[0] + abs(c)*size[1])/2 + 2]
     if 2*reach[0] >= H or 2*reach[1] >= W: return None
     y0, x0 = rng.uniform(reach[0], H - reach[0]), rng.uniform(reach[1], W - reach[1])
     i, j = torch.meshgrid(torch.arange(size[0]) - (size[0] - 1)/2, torch.arange(size[1]) - (size[1] - 1)/2, indexing='ij')

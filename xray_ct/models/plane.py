@@ -249,7 +249,7 @@ class Teacher:
         self.net.load_state_dict(self.mean)
         return self.net.eval()
 
-# %% ../../nbs/49_plane.ipynb #29319a7e
+# %% ../../nbs/49_plane.ipynb #adb26672
 @patch
 def save(self:Teacher, file, key=''): # key: what the state belongs to; kept from `load`
     "Everything that going on needs, as tensors and text: nothing in it can run."
@@ -269,7 +269,7 @@ def load(self:Teacher, file, key='')->bool: # False where the file is of somethi
     if key and texts.get('key') != key or told['config'] != self.net.config.to_dict(): return False
     part = lambda name: {k[len(name) + 1:]: v for k, v in tensors.items() if k.startswith(name + '.')}
     self.net.load_state_dict(part('net'))
-    self.mean = part('mean')
+    self.mean = {k: part('mean')[k] for k in self.net.state_dict()}
     moments = {k: part(k) for k in ('exp_avg', 'exp_avg_sq', 'step')}
     names = [n for n, _ in self.net.named_parameters()]
     state = {i: {k: v[n] for k, v in moments.items()} for i, n in enumerate(names) if n in moments['step']}
