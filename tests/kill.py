@@ -1,11 +1,15 @@
-"""Trainings killed at random moments, by `kill -9` and by SIGTERM, in one process and in two: each is resumed, and ends in
-the weights of one that nobody disturbed, to the last bit. What a kill leaves behind can be read.
+"""Trainings killed at random moments, by `kill -9` and by SIGTERM, in one process and in two: each is resumed, and ends
+in the weights of one that nobody disturbed, to the last bit. What a kill leaves behind can be read.
 
     python tests/kill.py        # 2 kills, for CI
     python tests/kill.py 20     # so many; with a second argument, of that seed
 """
 import csv, json, os, random, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
+
+root = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(root/'tools'))
+from machines import slowness
 
 def settings():
     from xray_ct.data.cohort import CohortConfig
@@ -18,7 +22,8 @@ def train(folder, name, processes):
     fit_by(processes, settings(), folder/'cts', folder/name, folder/'cache')
 
 def start(folder, name, processes):
-    return subprocess.Popen([sys.executable, __file__, 'train', str(folder), name, str(processes)], stdout=open(folder/f'{name}.log', 'a'), stderr=subprocess.STDOUT)
+    command = [sys.executable, __file__, 'train', str(folder), name, str(processes)]
+    with open(folder/f'{name}.log', 'a') as log: return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
 def children(pid):
     try: return [int(c) for c in Path(f'/proc/{pid}/task/{pid}/children').read_text().split()]
@@ -29,11 +34,12 @@ def alive(pid):
     except OSError: return False
 
 def readable(run):
-    "Every file of a run folder that isn't half of one that was never finished (those begin with a dot) can be read."
+    "How many files of a run folder can be read: all, but for those that were never finished (they begin with a dot)."
     from PIL import Image
     from safetensors import safe_open
     from xray_ct.training import read_state
-    files = [p for p in run.rglob('*') if p.is_file() and not any(part.startswith('.') for part in p.relative_to(run).parts)]
+    def finished(p): return p.is_file() and not any(part.startswith('.') for part in p.relative_to(run).parts)
+    files = list(filter(finished, run.rglob('*')))
     for f in files:
         if f.suffix == '.json': json.loads(f.read_text())
         elif f.name.split('.')[0] in ('state', 'base') and f.suffix == '.safetensors': read_state(f)
@@ -52,42 +58,62 @@ def same(a, b):
         x, y = load_file(a/f), load_file(b/f)
         assert x.keys() == y.keys() and all(torch.equal(x[k], y[k]) for k in x), (a, f)
 
+def begun(p, run):
+    "Wait until a training has written its first file, or ended."
+    while not (run/'run.json').exists() and p.poll() is None: time.sleep(.005)
+
+def undisturbed(folder, k):
+    "Train by k processes; the seconds it takes once it has begun."
+    p = start(folder, f'plain{k}', k)
+    begun(p, folder/f'plain{k}')
+    t = time.monotonic()
+    assert p.wait() == 0, (folder/f'plain{k}.log').read_text()
+    print(f'{k} process{"es"*(k > 1)}: {time.monotonic() - t:.1f} s', flush=True)
+    return time.monotonic() - t
+
+def killed(folder, name, k, how, wait, rng):
+    "Start a training, kill one of its processes after a while; the exit code, and which one it was."
+    p = start(folder, name, k)
+    begun(p, folder/name)
+    time.sleep(wait)
+    crew = children(p.pid) if k > 1 else []
+    target = rng.choice([p.pid, *crew])
+    try: os.kill(target, how)
+    except ProcessLookupError: pass
+    patience = 60*slowness(again=True).wall
+    code, end = p.wait(patience), time.monotonic() + patience
+    while any(map(alive, crew)):   # those it had started die with it
+        if time.monotonic() > end: raise AssertionError('a process lives on')
+        time.sleep(.1)
+    if k == 1: return code, 'the process'
+    return code, 'the one that started two' if target == p.pid else f'process {crew.index(target)} of two'
+
+def one_kill(folder, name, k, how, wait, rng):
+    "Kill a training, look at what is left, resume it; a sentence of what happened."
+    from xray_ct.training import read_state
+    run = folder/name
+    code, who = killed(folder, name, k, how, wait, rng)
+    left, rest = readable(run), len(list(run.rglob('.*.tmp')))
+    state = run/'state.safetensors'
+    head = read_state(state)[1] if state.exists() else dict(epoch=0, step=0)
+    assert start(folder, name, k).wait() == 0, (folder/f'{name}.log').read_text()[-4000:]
+    same(run, folder/f'plain{k}')
+    readable(run)
+    assert not list(run.rglob('.*.tmp')), 'what was half-written is still there'
+    shutil.rmtree(run)
+    return (f'{how.name} to {who}: exit code {code}, {head["epoch"]} of 4 epochs and {head["step"]} steps saved, '
+            f'{left} files readable, {rest} unfinished; resumed, same weights')
+
 def main(n, seed):
     from xray_ct.data.phantom import write_cohort
-    from xray_ct.training import read_state
     os.environ['OMP_NUM_THREADS'] = '1'
-    folder, rng, length = Path(tempfile.mkdtemp(prefix='xray_ct_kill_')), random.Random(seed), {}
+    folder, rng = Path(tempfile.mkdtemp(prefix='xray_ct_kill_')), random.Random(seed)
     write_cohort(folder/'cts', n=12, size=32, spacing=10.)
-    for k in (1, 2):  # undisturbed; how long it trains once it has begun
-        p = start(folder, f'plain{k}', k)
-        while not (folder/f'plain{k}'/'run.json').exists() and p.poll() is None: time.sleep(.02)
-        t = time.monotonic()
-        assert p.wait() == 0, (folder/f'plain{k}.log').read_text()
-        length[k] = time.monotonic() - t
-        print(f'{k} process{"es"*(k > 1)}: {length[k]:.1f} s', flush=True)
+    length = {k: undisturbed(folder, k) for k in (1, 2)}
     for i in range(n):
-        k, how, name = 1 + i % 2, rng.choice([signal.SIGKILL, signal.SIGTERM]), f'killed{i}'
-        p = start(folder, name, k)
-        while not (folder/name/'run.json').exists() and p.poll() is None: time.sleep(.005)
-        time.sleep(rng.uniform(0, .9*length[k]))
-        crew = children(p.pid) if k > 1 else []
-        target = rng.choice([p.pid, *crew])
-        try: os.kill(target, how)
-        except ProcessLookupError: pass
-        code = p.wait(60)
-        for _ in range(300):                                                                # those it had started die with it
-            if not any(map(alive, crew)): break
-            time.sleep(.1)
-        else: raise AssertionError('a process lives on')
-        left, rest = readable(folder/name), len(list((folder/name).rglob('.*.tmp')))
-        head = read_state(state)[1] if (state := folder/name/'state.safetensors').exists() else dict(epoch=0, step=0)
-        assert start(folder, name, k).wait() == 0, (folder/f'{name}.log').read_text()[-4000:]
-        same(folder/name, folder/f'plain{k}')
-        readable(folder/name)
-        assert not list((folder/name).rglob('.*.tmp')), 'what was half-written is still there'
-        who = 'the process' if k == 1 else 'the one that started two' if target == p.pid else f'process {crew.index(target)} of two'
-        print(f'{i + 1:3}/{n} {how.name} to {who}: exit code {code}, {head["epoch"]} of 4 epochs and {head["step"]} steps saved, {left} files readable, {rest} unfinished; resumed, same weights', flush=True)
-        shutil.rmtree(folder/name)
+        k, how = 1 + i % 2, rng.choice([signal.SIGKILL, signal.SIGTERM])
+        said = one_kill(folder, f'killed{i}', k, how, rng.uniform(0, .9*length[k]), rng)
+        print(f'{i + 1:3}/{n} {said}', flush=True)
     shutil.rmtree(folder)
 
 if __name__ == '__main__':

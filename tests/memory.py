@@ -8,8 +8,13 @@ is the peak and the workspace, which oneDNN always uses. They must agree within 
 """
 import os, re, subprocess, sys, time
 
-# name: preset, voxels a side, batch, checkpointing
-steps = dict(direct=('tiny', 128, 1, False), hybrid=('tiny', 128, 1, False), cascade=('vit', 64, 1, False), progressive=('lean', 64, 2, False), checkpointed=('tiny', 128, 1, True))
+steps = dict(  # preset, voxels a side, batch, checkpointing
+    direct=('tiny', 128, 1, False),
+    hybrid=('tiny', 128, 1, False),
+    cascade=('vit', 64, 1, False),
+    progressive=('lean', 64, 2, False),
+    checkpointed=('tiny', 128, 1, True),
+)
 kind_of = lambda name: 'direct' if name == 'checkpointed' else name
 
 def step_of(name, size=None, batch=None): # a function that makes the model, inputs, loss
@@ -20,7 +25,8 @@ def step_of(name, size=None, batch=None): # a function that makes the model, inp
     preset, n, b, _ = steps[name]
     n, b, (make, cls) = size or n, batch or b, models[kind_of(name)]
     g = Geometry.for_field(320., n, n)
-    config, x, y = make(preset, g, base='mean'), torch.zeros(b, len(g.views), *g.det_shape), torch.zeros(b, 1, *g.vol_shape)
+    config = make(preset, g, base='mean')
+    x, y = torch.zeros(b, len(g.views), *g.det_shape), torch.zeros(b, 1, *g.vol_shape)
     if cls.needs_target: return lambda: cls(config), dict(xrays=x, target=y), lambda out: out[0].mean()
     return lambda: cls(config), dict(xrays=x), lambda out: ReconstructionLoss()(out, y)
 
@@ -37,24 +43,35 @@ def really(name):
         for p in model.parameters(): p.grad = torch.zeros_like(p)
         opt.step()
         for t in inputs.values(): t += 0                             # zeros take no memory until they are written
-        out = model(**inputs); loss(out).backward(); opt.step()
+        out = model(**inputs)
+        loss(out).backward()
+        opt.step()
     step(*step_of(name, 64 if name == 'cascade' else 32, 1))
     before = status('VmRSS')
     parts = step_of(name)
     open('/proc/self/clear_refs', 'w').write('5')
-    step(*parts); print(status('VmHWM') - before)
+    step(*parts)
+    print(status('VmHWM') - before)
+
+def held_by(name):
+    "Bytes that a real step takes, in a process of its own; what is freed goes back at once."
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'MALLOC_MMAP_THRESHOLD_': '65536'}
+    command = [sys.executable, __file__, '--really', name]
+    return int(subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 def main(names):
-    if sys.platform != 'linux': print('skipped: only Linux says what a process held at its highest'); return 77
+    if sys.platform != 'linux':
+        print('skipped: only Linux says what a process held at its highest')
+        return 77
     from xray_ct.memory import vet
     failed = 0
     for name in names or steps:
         make, inputs, loss = step_of(name)
         v = vet(make, inputs, loss=loss, device='cpu', checkpointing=steps[name][3], advise=False)
-        t, env = time.time(), {**os.environ, 'OMP_NUM_THREADS': '1', 'MALLOC_MMAP_THRESHOLD_': '65536'}  # what is freed goes back at once
-        held = int(subprocess.run([sys.executable, __file__, '--really', name], env=env, stdout=subprocess.PIPE, text=True, check=True).stdout)
-        counted = v.peak + v.workspace
-        print(f'{name:14} counted {v.peak/1e9:.3f} GB + {v.workspace/1e9:.3f} of copies; the process held {held/1e9:.3f} GB ({held/counted - 1:+.1%}), {time.time() - t:.0f} s', flush=True)
+        t = time.time()
+        held, counted = held_by(name), v.peak + v.workspace
+        print(f'{name:14} counted {v.peak/1e9:.3f} GB + {v.workspace/1e9:.3f} of copies; the process held '
+              f'{held/1e9:.3f} GB ({held/counted - 1:+.1%}), {time.time() - t:.0f} s', flush=True)
         failed += abs(held/counted - 1) > .1
     return int(failed > 0)
 

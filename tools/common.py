@@ -82,8 +82,13 @@ in_child = """
 import os, sys
 if n := os.environ.get('XRAY_CT_THREADS'):   # a machine of so many threads (tools/machines.py)
     import torch
-    torch.set_num_threads(int(n))
-    torch.set_num_threads = lambda n: None
+    change, ask = torch.set_num_threads, torch.get_num_threads
+    change(int(n))
+    torch.set_num_threads = lambda n: None   # at the top of a notebook, for speed
+    def get_num_threads():                   # a test that needs a certain number asks first
+        torch.set_num_threads = change
+        return ask()
+    torch.get_num_threads = get_num_threads
 from execnb.shell import CaptureShell
 from nbdev.test import nbdev_test
 cell = CaptureShell.cell
