@@ -321,7 +321,7 @@ def _frame(s, k, items, voxels):
                    stack=(str(content.get('StackID') or ''), str(content.get('TemporalPositionIndex') or '')),
                    meta=s.meta | (dict(SliceThickness=thickness[0]) if thickness else {}))
 
-# %% ../../nbs/11_dicom.ipynb #1fa426c7
+# %% ../../nbs/11_dicom.ipynb #07cc98a5
 def is_empty(open_):
     with open_() as f: return not f.read(1)
 
@@ -331,6 +331,7 @@ def parse(
     "What one file says; `InputError` if it should be an image and can't be read."
     from pydicom.errors import InvalidDicomError
     suffix = Path(name).suffix.lower()
+    if Path(name).name.upper() == 'DICOMDIR': return None
     claims, marked = suffix in ('.dcm', '.ima', '.dicom'), False
     try:
         with warnings.catch_warnings(), open_() as f:
@@ -476,7 +477,7 @@ def check_stack(path, slices): # slices sorted along the normal
         kinds = ', '.join(f'{n}× {g:g} mm' for g, n in Counter(gaps.round(2)).most_common(4))
         raise InputError(f'{path}: mixed slice spacing ({kinds}) or shifted slices; separate the parts, or resample the series to one spacing first')
 
-# %% ../../nbs/11_dicom.ipynb #d439fa82
+# %% ../../nbs/11_dicom.ipynb #90c559ef
 def stored_voxels(
     s:Slice,
 ): # values and mask of padding (or None), (rows, columns); None where they have to be decoded
@@ -506,6 +507,9 @@ def _decoded(s):
         warnings.simplefilter('ignore')
         ds = read_dataset(io.BytesIO(f.read()))  # from memory: no tag can claim more than there is
         if 'PixelData' not in ds and ('FloatPixelData' in ds or 'DoubleFloatPixelData' in ds): return ds.pixel_array, None
+        if 'PixelRepresentation' not in ds: raise InputError(f'{s.name}: does not say whether its voxels are signed (no PixelRepresentation); export it again')
+        for key, usual in ('SamplesPerPixel', 1), ('PhotometricInterpretation', 'MONOCHROME2'), ('BitsStored', ds.BitsAllocated):
+            if key not in ds: setattr(ds, key, usual)
         return stored_values(ds, s.name)
 
 def to_hu(

@@ -40,7 +40,7 @@ def check_settings(**settings): # names in LIMITS; None is not checked, nor is n
         if value is None or name == 'noise' and value == 0: continue
         if not low <= value <= high: raise InputError(f'{name}={value:g}: must be from {low:g} to {high:g}{" mm" if name in ("sdd", "sid", "pixel", "field") else ""}' + (', or 0 for none' if name == 'noise' else ''))
 
-# %% ../../nbs/14_drr.ipynb #4d12b31c
+# %% ../../nbs/14_drr.ipynb #2ca5adc0
 def make_drr(
     vol:Volume, # a CT in HU
     size=512, # detector pixels along each axis
@@ -66,4 +66,5 @@ def make_drr(
     lines = render(part, g, kev)[0]
     if np.ptp(lines) < 1e-6: raise InputError(f'pixel={g.pixel[0]:g} mm: the picture shows nothing of the patient; choose another pixel size or field')
     if noise: lines = add_noise(lines[None], photons=noise, generator=torch.Generator().manual_seed(seed))[0]
-    return lines, g, dict(kev=kev, field_mm=field, photons=noise or None, seed=seed if noise else None, body_box_mm=box)
+    assumed = list(vol.meta.get('assumed', []))  # about the CT
+    return lines, g, dict(kev=kev, field_mm=field, photons=noise or None, seed=seed if noise else None, body_box_mm=box, assumed=assumed)
