@@ -158,7 +158,7 @@ def _borders(steps, least=5): # border and Q of each step → mean Q and number 
     means = np.bincount(at, Q, len(kinds))/np.maximum(count, 1) if len(kinds) else np.zeros(0)
     return means[count >= least], count[count >= least]
 
-# %% ../nbs/25_thickness.ipynb #6f09773e
+# %% ../nbs/25_thickness.ipynb #eec58b31
 def agrees(
     width:SliceWidth, # of `measure_width`
     thickness:float, # mm, to be tested
@@ -167,4 +167,4 @@ def agrees(
     if not width.known: return False if thickness > 1.01*max(width.high, width.spacing) else None
     s, gap = width.spacing, max(0., width.spacing - thickness)
     low = .8*thickness - .25*gap - (.1*s if thickness < 1.25*s else 0.)
-    return bool(low <= width.box <= max(1.85*thickness, thickness + .3*s))
+    return bool(low <= width.high and width.low <= max(1.85*thickness, thickness + .3*s))
