@@ -335,13 +335,14 @@ def interpolate(
     thick: Annotated[Path, typer.Argument(metavar='THICK', help='A CT of thick slices: a DICOM folder or ZIP, NIfTI, NRRD or MHA.')],
     out: Annotated[Path, typer.Option('-o', '--out', help='Folder for ct.nii.gz, dicom/, report.html, metrics.json.')],
     spacing: Annotated[float, typer.Option(help='Between the thin slices, mm.')] = 1.,
-    method: Annotated[str, typer.Option(help='cubic, linear, lanczos or nearest.')] = 'cubic',
+    method: Annotated[str, typer.Option(help='auto (the network that comes with the package where it is measured to help on this series, else cubic), network, cubic, linear, lanczos or nearest.')] = 'auto',
     consistency: Annotated[bool, typer.Option('--consistency/--no-consistency', help='Averaging the thin slices gives the thick ones again.')] = True,
-    thickness: Annotated[Optional[float], typer.Option(help='Of a thick slice, mm; default what the DICOM series says, else its spacing.')] = None,
+    thickness: Annotated[Optional[float], typer.Option(help='Of a thick slice, mm; default what the DICOM series says, if the series itself does not refute it, else its spacing.')] = None,
     weights: Annotated[Optional[Path], typer.Option(metavar='RUN', help='Folder of a run that `xray_ct train-slices` made: its network in place of the method.')] = None,
     vae: Annotated[Optional[Path], typer.Option(metavar='PATH', help="Of latent diffusion: MAISI's checkpoint, or the folder of an autoencoder, in place of the one stored with --weights.")] = None,
     thin: Annotated[Optional[Path], typer.Option(metavar='TRUTH', help='A thin series of the same scan, if there is one: scores are added, beside those of plain interpolation.')] = None,
     samples: Annotated[int, typer.Option(help='Of a latent diffusion model in --weights: the result is the mean of so many, and spread.nii.gz says how far they are apart.')] = 1,
+    adapt: Annotated[float, typer.Option(metavar='MINUTES', help="Train the network on the series' own planes first, for so many minutes in all; stopped, the same command goes on (its state lies in OUT.adapt).")] = 0.,
     series: Annotated[Optional[str], typer.Option(help='Which series of a DICOM folder that holds several.')] = None,
     overwrite: Annotated[bool, typer.Option('--overwrite', help='Replace the output folder.')] = False,
 ):
@@ -350,22 +351,25 @@ def interpolate(
     check_places(out, [thick, thin, weights, vae], 'ct.nii.gz', overwrite)
     if vae and weights is None: raise InputError(f'--vae {vae}: belongs to the latent diffusion model in --weights')
     from xray_ct.slab import METHODS
-    if method not in METHODS: raise InputError(f'--method {method}: there are {", ".join(METHODS)}')
+    if method not in ('auto', 'network', *METHODS): raise InputError(f'--method {method} is unknown; choose from auto, network, {", ".join(METHODS)}.')
+    if not 0 <= adapt < float('inf'): raise InputError(f'--adapt {adapt:g}: minutes, 0 or more')
     if samples < 1 or (samples > 1 and weights is None): raise InputError(f'--samples {samples}: ' + ('at least 1' if samples < 1 else 'only latent diffusion in --weights draws samples'))
     for name, mm in dict(spacing=spacing, thickness=thickness).items():
         if mm is not None and not 0 < mm < float('inf'): raise InputError(f'--{name} {mm:g}: must be a positive length in mm')
     with staged(out, 'folder', overwrite) as folder:
         from xray_ct.data.dicom import read_ct
-        from xray_ct.interpolate import covered, interpolate, load_net, save_slices, words
+        from xray_ct.interpolate import covered, describe, load_net, save_slices, thin_slices
         go_on()
         net = None if weights is None else load_net(weights, vae)
         true, vol = None if thin is None else read_ct(thin), read_ct(thick, series=series)
-        try: result, apart = interpolate(vol, spacing, method, consistency, thickness, net, samples, True, progress=True)
+        try: result, apart = thin_slices(vol, spacing, method, consistency, thickness, net, samples, adapt, Path(f'{out}.adapt'), progress=True)
         except InputError as e: raise InputError(f'{thick}: {e}') from None
         try: true is None or covered(result, true)
         except InputError as e: raise InputError(f'{thin}: {e}') from None
         found = save_slices(folder, vol, result, true, spread=apart)
-    print(f'{out}: {words(found)}')
+    for kind, said in dict(warning=found['warnings'], assumed=found['assumed']).items():
+        for text in said: print(f'{kind}: {text}', file=sys.stderr)
+    print(f'{out}: {describe(found)}')
     if true is not None: print('\n'.join(f'{n:20} PSNR {s["psnr_3d_range2000"]:.2f} dB, MAE {s["mae_hu"]:.1f} HU' for n, s in {'this': found['scores'], **found['baselines']}.items()))
 
 # %% ../nbs/73_cli.ipynb #2365159b
