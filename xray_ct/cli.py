@@ -254,12 +254,13 @@ def reconstruct(
     for sentence in r.metrics['assumed']: warn(f'assumed: {sentence}')
 
 # %% ../nbs/73_cli.ipynb #1974b1c6
-def _check_slices(spacing, thickness, method, samples, weights, vae):
+def _check_slices(spacing, thickness, method, samples, weights, vae, adapt):
     "Refuse what no series could be interpolated with."
     from xray_ct.files import InputError
     from xray_ct.slab import METHODS
-    check_choice('--method', method, METHODS)
+    check_choice('--method', method, ('auto', 'network', *METHODS))
     check_at_least('--samples', samples, 1)
+    if not 0 <= adapt < float('inf'): raise InputError(f'--adapt {adapt:g}: must be minutes, 0 or more')
     if weights is None and vae: raise InputError(f'--vae {vae}: belongs to the latent diffusion model in --weights')
     if weights is None and samples > 1:
         raise InputError(f'--samples {samples}: only latent diffusion in --weights draws samples')
@@ -279,10 +280,13 @@ def interpolate(
     thick: Annotated[Path, argument(metavar='THICK', help='A CT of thick slices, in any format that `drr` reads.')],
     out: Folder,
     spacing: Annotated[float, option(help='Between the thin slices, mm.')] = 1.,
-    method: Annotated[str, option(help='cubic, linear, lanczos or nearest.')] = 'cubic',
+    method: Annotated[str, option(help=(
+        'auto (the network that comes with the package, where it is measured to help on this series, else cubic), '
+        'network, cubic, linear, lanczos or nearest.'))] = 'auto',
     consistency: Annotated[bool, option(
         '--consistency/--no-consistency', help='Averaging the thin slices gives the thick ones again.')] = True,
-    thickness: Annotated[Optional[float], option(help='Of a thick slice, mm; default: by its tags or spacing.')] = None,
+    thickness: Annotated[Optional[float], option(help=(
+        'Of a thick slice, mm; default: its tag, if the series does not refute it, else its spacing.'))] = None,
     weights: Annotated[Optional[Path], option(metavar='RUN', help=(
         'Folder of a run that `xray_ct train-slices` made: its network replaces the method.'))] = None,
     model: Annotated[Optional[Path], option('--model', metavar='FILE.py', help=(
@@ -293,26 +297,31 @@ def interpolate(
     thin: Annotated[Optional[Path], option(metavar='TRUTH', help=(
         'A thin series of the same scan, if there is one: scores are added, beside those of interpolation.'))] = None,
     samples: Annotated[int, option(help='Draws of latent diffusion: gives their mean and spread.nii.gz.')] = 1,
+    adapt: Annotated[float, option(metavar='MINUTES', help=(
+        "Train the network on the series' own planes first, for so many minutes in all. "
+        'Stopped, the same command resumes it from OUT.adapt.'))] = 0.,
     series: Series = None,
     overwrite: Overwrite = False,
 ):
     "Thin CT slices from thick ones: a guess that agrees with what was measured. Not for diagnosis."
     from xray_ct.files import staged
     check_places(out, [thick, thin, weights, vae], 'ct.nii.gz', overwrite)
-    _check_slices(spacing, thickness, method, samples, weights, vae)
+    _check_slices(spacing, thickness, method, samples, weights, vae, adapt)
     with staged(out, 'folder', overwrite) as folder:
         from xray_ct.data.dicom import read_ct
-        from xray_ct.interpolate import covered, interpolate, load_net, save_slices, words
+        from xray_ct.interpolate import covered, describe, load_net, save_slices, thin_slices
         from xray_ct.models.saved import use_file
         if model: use_file(model)
         go_on()
         net = None if weights is None else load_net(weights, vae)
         true, vol = None if thin is None else read_ct(thin), read_ct(thick, series=series)
-        how = spacing, method, consistency, thickness, net, samples
-        result, apart = _naming(thick, interpolate, vol, *how, True, progress=True)
+        how = spacing, method, consistency, thickness, net, samples, adapt, Path(f'{out}.adapt')
+        result, apart = _naming(thick, thin_slices, vol, *how, progress=True)
         if true is not None: _naming(thin, covered, result, true)
         found = save_slices(folder, vol, result, true, spread=apart)
-    print(f'{out}: {words(found)}')
+    for sentence in found['warnings']: warn(sentence)
+    for sentence in found['assumed']: warn(f'assumed: {sentence}')
+    print(f'{out}: {describe(found)}')
     if true is not None: _print_scores({'this': found['scores'], **found['baselines']})
 
 def _print_scores(rows):

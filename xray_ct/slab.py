@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PROFILES', 'LIMITS', 'KERNELS', 'METHODS', 'slice_positions', 'slab_matrix', 'along_depth', 'ThickSlice', 'limits',
-           'thin_grid', 'thick_grid', 'depth_positions', 'between', 'thicken', 'interpolation_matrix', 'slab_operators',
-           'slice_places']
+           'thin_grid', 'thick_grid', 'depth_positions', 'between', 'thicken', 'interpolation_matrix', 'measured_share',
+           'slab_operators', 'slice_places']
 
 # %% ../nbs/07_slab.ipynb #93a888c9
 import math
@@ -17,10 +17,13 @@ from torch.nn import functional as F
 from .files import InputError
 from .volume import Volume
 
-# %% ../nbs/07_slab.ipynb #11a657b7
-PROFILES = {'slab': lambda t: (t + .5).clamp(0, 1),                                     # share of the profile below t, in thicknesses
-            'trapezoid': lambda t: (F.relu(t + .75)**2 - F.relu(t + .25)**2 - F.relu(t - .25)**2 + F.relu(t - .75)**2),   # the slab seen through a box of half its width
-            'gaussian': lambda t: torch.special.ndtr(t*math.sqrt(8*math.log(2)))}       # thickness: full width at half maximum
+# %% ../nbs/07_slab.ipynb #6d9fb860
+PROFILES = { # share of the profile below t, in thicknesses (of the last two: full width at half maximum)
+    'slab': lambda t: (t + .5).clamp(0, 1),
+    'gaussian': lambda t: torch.special.ndtr(t*math.sqrt(8*math.log(2))),
+    # the slab seen through a box of half its width
+    'trapezoid': lambda t: F.relu(t + .75)**2 - F.relu(t + .25)**2 - F.relu(t - .25)**2 + F.relu(t - .75)**2,
+}
 
 def slice_positions(
     z, # (n,) centres along depth, mm, rising or falling
@@ -28,9 +31,12 @@ def slice_positions(
 ):
     "Evenly spaced positions as float64, and their signed step in mm."
     z = torch.as_tensor(z, dtype=torch.float64)
-    if z.ndim != 1 or len(z) < 2 or not z.isfinite().all(): raise InputError(f'{what} slices need at least two positions in mm')
+    if z.ndim != 1 or len(z) < 2 or not z.isfinite().all():
+        raise InputError(f'{what} slices need at least two positions in mm')
     step = (z[-1] - z[0])/(len(z) - 1)
-    if step == 0 or (z.diff() - step).abs().max() > .01*step.abs(): raise InputError(f'{what} slices must be evenly spaced; these lie {z.diff().abs().min():g} to {z.diff().abs().max():g} mm apart')
+    if step == 0 or (z.diff() - step).abs().max() > .01*step.abs():
+        apart = z.diff().abs()
+        raise InputError(f'{what} slices must be evenly spaced; these lie {apart.min():g} to {apart.max():g} mm apart')
     return z, step
 
 def slab_matrix(
@@ -40,16 +46,24 @@ def slab_matrix(
     profile='slab', # or 'gaussian'
 )->Tensor: # (m, n) S, float64, every row sums to one
     "The share of every thin slice in every thick one."
-    if profile not in PROFILES: raise InputError(f'no slice profile is called {profile!r}; there are {", ".join(PROFILES)}')
-    if not 0 < thickness < math.inf: raise InputError(f'a slice thickness is a positive length in mm, not {thickness}')
-    (thin, step), thick = slice_positions(thin, 'thin'), torch.as_tensor(thick, dtype=torch.float64).reshape(-1, 1)
+    _check_profile(profile, thickness)
+    thin, step = slice_positions(thin, 'thin')
+    thick = torch.as_tensor(thick, dtype=torch.float64).reshape(-1, 1)
     below = lambda z: PROFILES[profile]((z - thick)/thickness)
     S = below(thin + step.abs()/2) - below(thin - step.abs()/2)
     covered = S.sum(1, keepdim=True)
-    if not covered.min() >= .49: raise InputError(f'thick slice {covered.argmin().item()} at {thick[covered.argmin()].item():g} mm lies outside the thin slices, {thin.min():g} to {thin.max():g} mm')
+    if not covered.min() >= .49:
+        i = covered.argmin().item()
+        raise InputError(f'thick slice {i} at {thick[i].item():g} mm lies outside the thin slices, '
+                         f'{thin.min():g} to {thin.max():g} mm')
     return S/covered
 
-# %% ../nbs/07_slab.ipynb #1c4accce
+def _check_profile(profile, thickness):
+    if profile not in PROFILES:
+        raise InputError(f'no slice profile is called {profile!r}; choose from {", ".join(PROFILES)}')
+    if not 0 < thickness < math.inf: raise InputError(f'a slice thickness is a positive length in mm, not {thickness}')
+
+# %% ../nbs/07_slab.ipynb #296be109
 def along_depth(
     M:Tensor, # (m, n)
     x:Tensor, # (..., n, H, W)
@@ -70,7 +84,9 @@ class ThickSlice(nn.Module):
         S = slab_matrix(thin, thick, thickness, profile)
         singular = torch.linalg.svdvals(S)
         if len(S) > S.shape[1] or singular[-1] < 1e-3*singular[0]:
-            raise InputError(f'{len(S)} thick slices of {thickness:g} mm over {S.shape[1]} thin ones do not determine each other: they are more than the thin ones, or overlap too much; take thinner thin slices or a smaller thickness')
+            raise InputError(f'{len(S)} thick slices of {thickness:g} mm over {S.shape[1]} thin ones do not determine '
+                             'each other: they are more than the thin ones, or overlap too much; take thinner thin slices '
+                             'or a smaller thickness')
         self.register_buffer('S', S, persistent=False)
         self.register_buffer('pinv', torch.cholesky_solve(S, torch.linalg.cholesky(S @ S.T)).T, persistent=False)
         self.thick_slices, self.thin_slices = S.shape
@@ -88,7 +104,8 @@ class ThickSlice(nn.Module):
         return x + along_depth(self.pinv, self._check(y, self.thick_slices, 'thick') - self(x))
 
     def _check(self, x, n, what):
-        if x.ndim < 3 or x.shape[-3] != n: raise InputError(f'ThickSlice: expected {n} {what} slices, (..., {n}, H, W), got {tuple(x.shape)}')
+        if x.ndim < 3 or x.shape[-3] != n:
+            raise InputError(f'ThickSlice: expected {n} {what} slices, (..., {n}, H, W), got {tuple(x.shape)}')
         return x
     def extra_repr(self): return f'{self.thin_slices} thin → {self.thick_slices} thick'
 
@@ -121,7 +138,7 @@ def project_within(self:ThickSlice,
     x.movedim(-3, -1)[out] = columns
     return x.clamp_(low, high)
 
-# %% ../nbs/07_slab.ipynb #59337bc8
+# %% ../nbs/07_slab.ipynb #5a22df3f
 def _regrid(vol, n, spacing, first): # first: centre of the new first slice, mm from the centre of the old one
     A = vol.affine.copy()
     u = A[:3, 0]/vol.spacing[0]
@@ -136,7 +153,9 @@ def thin_grid(
     "The grid of thin slices over the extent of a thick series."
     m, s = thick.shape[0], thick.spacing[0]
     if m < 2: raise InputError('one slice cannot be interpolated; a series needs at least two')
-    if not .1 <= spacing < .999*s: raise InputError(f'spacing={spacing:g} mm: the slices lie {s:g} mm apart; thin ones need a spacing below that, and of 0.1 mm at least')
+    if not .1 <= spacing < .999*s:
+        raise InputError(f'spacing={spacing:g} mm: the slices lie {s:g} mm apart; thin ones need a spacing below that, '
+                         'and of 0.1 mm at least')
     n = round(((m - 1)*s + max(s, thickness or s))/spacing)
     return _regrid(thick, n, float(spacing), ((m - 1)*s - (n - 1)*spacing)/2)
 
@@ -148,10 +167,12 @@ def thick_grid(
     "The grid of as many whole slabs as fit into a thin series."
     s, T = thin.spacing[0], max(spacing, thickness or spacing)
     m = math.floor((thin.extent[0] - T)/spacing + 1 + 1e-6)
-    if not spacing > s or m < 2: raise InputError(f'slices of {T:g} mm, {spacing:g} mm apart: two of them must fit into {thin.extent[0]:g} mm, and the spacing must be above the {s:g} mm of the thin ones')
+    if not spacing > s or m < 2:
+        raise InputError(f'slices of {T:g} mm, {spacing:g} mm apart: two of them must fit into {thin.extent[0]:g} mm, '
+                         f'and the spacing must be above the {s:g} mm of the thin ones')
     return _regrid(thin, m, float(spacing), (T - s)/2)
 
-# %% ../nbs/07_slab.ipynb #bd3faae9
+# %% ../nbs/07_slab.ipynb #a0cb31a8
 def depth_positions(
     vol:Volume,
     like:Volume=None, # whose depth axis and origin to use; default the volume's own
@@ -172,8 +193,11 @@ def between(
     u = thin.affine[:3, 0]/thin.spacing[0]
     apart = thick.affine - thin.affine
     side = apart[:3, 3] - u*(u @ apart[:3, 3])
-    if thin.shape[1:] != thick.shape[1:] or abs(apart[:3, 1:3]).max()*max(thin.shape) > .01 or np.linalg.norm(side) > .01 or np.linalg.norm(u*thick.spacing[0] - thick.affine[:3, 0]) > 1e-4:
-        raise InputError('thick and thin slices must show the same pixels of the same patient, stacked the same way; resample one onto the in-plane grid of the other first')
+    pixels_differ = abs(apart[:3, 1:3]).max()*max(thin.shape) > .01 or np.linalg.norm(side) > .01
+    turned = np.linalg.norm(u*thick.spacing[0] - thick.affine[:3, 0]) > 1e-4
+    if thin.shape[1:] != thick.shape[1:] or pixels_differ or turned:
+        raise InputError('thick and thin slices must show the same pixels of the same patient, stacked the same way; '
+                         'resample one onto the in-plane grid of the other first')
     return ThickSlice(depth_positions(thin), depth_positions(thick, thin), thickness or thick.spacing[0], profile)
 
 def thicken(
@@ -184,15 +208,20 @@ def thicken(
 )->Volume:
     "The thick series that a thin one averages to: training pairs with an exact relation."
     shape, affine = thick_grid(vol, spacing, thickness)
-    thick = Volume(np.broadcast_to(np.float32(0), shape), affine=affine, meta=dict(vol.meta, SliceThickness=float(thickness or spacing)))
+    meta = dict(vol.meta, SliceThickness=float(thickness or spacing))
+    thick = Volume(np.broadcast_to(np.float32(0), shape), affine=affine, meta=meta)
     return thick.with_array(between(vol, thick, thickness, profile)(torch.from_numpy(vol.array)).numpy())
 
-# %% ../nbs/07_slab.ipynb #9d6fa142
+# %% ../nbs/07_slab.ipynb #3409fd3e
 def _bspline(t): # cubic
     a = t.abs()
     return torch.where(a < 1, 2/3 - a**2 + a**3/2, (2 - a).clamp_min(0)**3/6)
 
-KERNELS = {'linear': lambda t: (1 - t.abs()).clamp_min(0), 'cubic': _bspline, 'lanczos': lambda t: torch.sinc(t)*torch.sinc(t/3)*(t.abs() < 3)}
+KERNELS = {
+    'linear': lambda t: (1 - t.abs()).clamp_min(0),
+    'cubic': _bspline,
+    'lanczos': lambda t: torch.sinc(t)*torch.sinc(t/3)*(t.abs() < 3),
+}
 METHODS = ('nearest', *KERNELS)
 
 def interpolation_matrix(
@@ -201,20 +230,44 @@ def interpolation_matrix(
     method='cubic', # one of METHODS
 )->Tensor: # (n, m) M, float64, every row sums to one
     "Thin slices as weighted sums of thick ones."
-    if method not in METHODS: raise InputError(f'no interpolation is called {method!r}; there are {", ".join(METHODS)}')
-    thin, (thick, step) = torch.as_tensor(thin, dtype=torch.float64), slice_positions(thick, 'thick')
+    if method not in METHODS:
+        raise InputError(f'no interpolation is called {method!r}; choose from {", ".join(METHODS)}')
+    thin = torch.as_tensor(thin, dtype=torch.float64)
+    thick, step = slice_positions(thick, 'thick')
     beyond = torch.maximum(thick.amin() - thin.amin(), thin.amax() - thick.amax()).item()
-    if beyond > 5*abs(step): raise InputError(f'the thin slices reach {beyond:g} mm beyond the centres of the thick ones, too far to extrapolate; is the thickness right?')
-    if method == 'nearest': return F.one_hot((thin[:, None] - thick).abs().mul(1e6).round().argmin(1), len(thick)).double()  # rounded: a tie goes to the first, not to the last digit
-    pad, m = 20, len(thick)  # 20: the B-spline's prefilter falls by 0.27 a slice, 4e-12 in all
-    nodes, end = torch.arange(-pad, m + pad, dtype=torch.float64), torch.arange(pad, 0, -1, dtype=torch.float64)[:, None]
+    if beyond > 5*abs(step):
+        raise InputError(f'the thin slices reach {beyond:g} mm beyond the centres of the thick ones, '
+                         'too far to extrapolate; is the thickness right?')
+    if method == 'nearest':
+        away = (thin[:, None] - thick).abs().mul(1e6).round() # rounded: a tie goes to the first, not to the last digit
+        return F.one_hot(away.argmin(1), len(thick)).double()
+    m, pad = len(thick), 20 # 20: the B-spline's prefilter falls by 0.27 a slice, 4e-12 in all
+    nodes = torch.arange(-pad, m + pad, dtype=torch.float64)
+    end = torch.arange(pad, 0, -1, dtype=torch.float64)[:, None]
     eye = torch.eye(m, dtype=torch.float64)
-    extended = torch.cat([eye[:1] + end*(eye[:1] - eye[1:2]), eye, eye[-1:] + end.flip(0)*(eye[-1:] - eye[-2:-1])])
+    first, last = eye[:1] + end*(eye[:1] - eye[1:2]), eye[-1:] + end.flip(0)*(eye[-1:] - eye[-2:-1])
+    extended = torch.cat([first, eye, last])
     K = lambda z: KERNELS[method](z[:, None] - nodes)
     M = torch.linalg.solve(K(nodes), K((thin - thick[0])/step), left=False)
     return M/M.sum(1, keepdim=True) @ extended
 
-# %% ../nbs/07_slab.ipynb #b7dbd444
+# %% ../nbs/07_slab.ipynb #51ee35ef
+def measured_share(
+    thin, # (n,) centres of the thin slices, mm, evenly spaced
+    thick, # (m,) centres of the thick slices, mm, anywhere
+    thickness:float, # of a thick slice, mm
+)->Tensor: # (n,) float64, 0 to 1
+    "The share of every thin slice that the thick ones cover; where they overlap, it counts once."
+    thin, step = slice_positions(thin, 'thin')
+    low, high = thin - step.abs()/2, thin + step.abs()/2
+    total, reached = torch.zeros_like(thin), torch.full_like(thin, -math.inf) # covered so far, and up to where
+    for z in torch.as_tensor(thick, dtype=torch.float64).sort().values:
+        start, end = torch.maximum(low, reached).clamp_min(z - thickness/2), high.clamp_max(z + thickness/2)
+        total += (end - start).clamp_min(0)
+        reached = torch.maximum(reached, end)
+    return total/step.abs()
+
+# %% ../nbs/07_slab.ipynb #c5d62fce
 def slab_operators(
     thin, # (n,) centres of the thin slices, mm, evenly spaced
     thick, # (m,) centres of the thick slices, mm, evenly spaced
@@ -229,7 +282,7 @@ def slice_places(
     thin, # (n,) mm
     thick, # (m,) mm
     thickness, # mm
-)->Tensor: # (n, 3) float32: offset from the nearest slab's centre and thickness, in spacings of the slabs; thin slices a slab
+)->Tensor: # (n, 3) float32: offset from the nearest slab's centre, thickness (both in slab spacings), thin slices a slab
     "Where each thin slice lies among the slabs."
     (thin, fine), (thick, step) = slice_positions(thin, 'thin'), slice_positions(thick, 'thick')
     offset = ((thin[:, None] - thick)/step)

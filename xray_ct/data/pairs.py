@@ -21,7 +21,7 @@ from ..volume import Volume
 from .cohort import Case, CTDataset, FORMAT, Unusable, _stamp, _whole, prepare_parts
 from .dicom import read_ct
 
-# %% ../../nbs/17_pairs.ipynb #9a5ba39e
+# %% ../../nbs/17_pairs.ipynb #8c0af7e1
 @dataclass(frozen=True)
 class PairConfig:
     "How thick slices are made of thin ones, and how much of them an item shows."
@@ -33,71 +33,93 @@ class PairConfig:
 
     def __post_init__(self):
         object.__setattr__(self, 'ratios', tuple(float(r) for r in np.atleast_1d(self.ratios)))
-        if not self.ratios or not all(1 < r <= self.slices/2 for r in self.ratios): raise InputError(f'ratios={self.ratios}: a slab is thicker than one thin slice, and two of them must fit into slices={self.slices}')
-        if min(self.slices, self.crop) < 4: raise InputError(f'slices={self.slices}, crop={self.crop}: at least 4 of each')
-        if self.max_patients < 0 or self.max_patients in (1, 2): raise InputError(f'max_patients={self.max_patients}: must be 0 (all), or at least 3: one to train on, one to validate, one to test')
+        if not self.ratios or not all(1 < r <= self.slices/2 for r in self.ratios):
+            raise InputError(f'ratios={self.ratios}: a slab is thicker than one thin slice, and two of them must fit into '
+                             f'slices={self.slices}')
+        if min(self.slices, self.crop) < 4:
+            raise InputError(f'slices={self.slices}, crop={self.crop}: at least 4 of each')
+        if self.max_patients < 0 or self.max_patients in (1, 2):
+            raise InputError(f'max_patients={self.max_patients}: must be 0 (all), or at least 3: '
+                             'one to train on, one to validate, one to test')
 
-# %% ../../nbs/17_pairs.ipynb #050acea9
+# %% ../../nbs/17_pairs.ipynb #b82587a7
 def prepare_series(
     case, # `Case`
     config, # `PairConfig`
     cache, # folder
 )->Case: # with its file
     "Write one thin series' cache file unless it is there."
-    name = hashlib.sha256(json.dumps(['slices', str(case.path.resolve()), _stamp(case.path), FORMAT]).encode()).hexdigest()[:12]
-    file = Path(cache)/f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', case.patient)[:60]}-slices-{name}.safetensors"
-    if not _whole(file):
-        try: vol = read_ct(case.path)
-        except InputError as e: raise Unusable(str(e) if str(case.path) in str(e) else f'{case.path}: {e}') from None
-        meta = dict(patient=case.patient, source=case.path.name, spacing=list(vol.spacing), affine=vol.affine.tolist(), shape=list(vol.shape))
-        with staged(file) as f: save_file(dict(hu=torch.from_numpy(np.clip(np.rint(vol.array), -32768, 32767).astype(np.int16))), f, metadata={'case': json.dumps(meta)})
-    with safe_open(file, 'pt') as f: shape = json.loads(f.metadata()['case'])['shape']
-    if shape[0] < 2*max(config.ratios): raise Unusable(f'{case.path}: {shape[0]} slices are fewer than two slabs of {max(config.ratios):g}')
+    key = json.dumps(['slices', str(case.path.resolve()), _stamp(case.path), FORMAT])
+    name = hashlib.sha256(key.encode()).hexdigest()[:12]
+    patient = re.sub(r'[^A-Za-z0-9_.-]+', '_', case.patient)[:60]
+    file = Path(cache)/f'{patient}-slices-{name}.safetensors'
+    if not _whole(file): _write_series(case, file)
+    with safe_open(file, 'pt') as f: n = json.loads(f.metadata()['case'])['shape'][0]
+    if n < 2*max(config.ratios):
+        raise Unusable(f'{case.path}: {n} slices are fewer than two slabs of {max(config.ratios):g}')
     return Case(case.patient, case.path, case.label, file)
 
-# %% ../../nbs/17_pairs.ipynb #2aa367a8
+def _write_series(case, file):
+    try: vol = read_ct(case.path)
+    except InputError as e:
+        raise Unusable(str(e) if str(case.path) in str(e) else f'{case.path}: {e}') from None
+    meta = dict(patient=case.patient, source=case.path.name, spacing=list(vol.spacing), affine=vol.affine.tolist(),
+                shape=list(vol.shape))
+    hu = torch.from_numpy(np.clip(np.rint(vol.array), -32768, 32767).astype(np.int16))
+    with staged(file) as f: save_file(dict(hu=hu), f, metadata={'case': json.dumps(meta)})
+
+# %% ../../nbs/17_pairs.ipynb #f215879d
 def slab_positions(n, ratio): # thin slices; thickness in thin slices → (n,), (m,) in thin spacings
     "n thin slices, and as many whole slabs as fit, in their middle."
     m = int(n/ratio + 1e-6)
     return torch.arange(n).double(), (torch.arange(m).double() + .5 - m/2)*ratio + (n - 1)/2
 
 class PairDataset:
-    "Items `(thick (1, m, h, w), operators (4, n, m), places (n, 3), thin (1, n, h, w))`, in 1000 HU; `slab_operators` and `slice_places` say what the middle two are."
+    """Items `(thick (1, m, h, w), operators (4, n, m), places (n, 3), thin (1, n, h, w))`, in 1000 HU.
+    `slab_operators` and `slice_places` say what the middle two are."""
     def __init__(self, cases, config,
         augment=False, # draw part, ratio and mirroring at random? Else the middle, twice as deep and a third wider
         seed=0,
         passes=1, # how often an epoch meets each series
     ):
-        self.cases, self.config, self.augment, self.seed, self.passes, self.epoch = list(cases), config, augment, seed, passes, 0
+        self.cases, self.config = list(cases), config
+        self.augment, self.seed, self.passes = augment, seed, passes
+        self.epoch = 0
     def __len__(self): return len(self.cases)*self.passes
     meta = CTDataset.meta  # the cache files have one head
 
     def __getitem__(self, i):
         if not 0 <= i < len(self): raise IndexError(i)
-        c, g = self.config, torch.Generator().manual_seed(((self.seed*1_000_003 + self.augment*self.epoch)*1_000_003 + i) % 2**63)
+        c, seed = self.config, (self.seed*1_000_003 + self.augment*self.epoch)*1_000_003 + i
+        g = torch.Generator().manual_seed(seed % 2**63)
         draw = lambda n: int(torch.randint(n, (1,), generator=g)) if self.augment else n//2
         ratio = c.ratios[draw(len(c.ratios)) if self.augment else i % len(c.ratios)]
+        x = self._voxels(i % len(self.cases), draw)
+        x = x.flip([d + 1 for d in range(3) if c.flip and self.augment and draw(2)])
+        at = slab_positions(x.shape[1], ratio)
+        return ThickSlice(*at, ratio)(x), slab_operators(*at, ratio), slice_places(*at, ratio), x
+
+    def _voxels(self, i, draw): # (1, n, h, w), 1000 HU
+        c = self.config
         want = (c.slices, c.crop, c.crop) if self.augment else (2*c.slices, 4*c.crop//3, 4*c.crop//3)
-        with safe_open(self.cases[i % len(self.cases)].file, 'pt') as f:
+        with safe_open(self.cases[i].file, 'pt') as f:
             voxels = f.get_slice('hu')
             starts = [(draw(max(0, n - k) + 1), k) for n, k in zip(voxels.get_shape(), want)]
-            x = voxels[tuple(slice(a, a + k) for a, k in starts)].float()[None]/1000
-        x = x.flip([d + 1 for d in range(3) if c.flip and self.augment and draw(2)])
-        at, T = slab_positions(x.shape[1], ratio), ratio
-        return ThickSlice(*at, T)(x), slab_operators(*at, T), slice_places(*at, T), x
+            return voxels[tuple(slice(a, a + k) for a, k in starts)].float()[None]/1000
 
-# %% ../../nbs/17_pairs.ipynb #f344b213
+# %% ../../nbs/17_pairs.ipynb #72a3582f
 @patch
 def volume(self:PairDataset,
     i, # series, not item
 )->Volume: # HU
     "A whole thin series."
-    with safe_open(self.cases[i].file, 'pt') as f: return Volume(f.get_tensor('hu').float().numpy(), affine=np.array(self.meta(i)['affine']))
+    with safe_open(self.cases[i].file, 'pt') as f: hu = f.get_tensor('hu').float().numpy()
+    return Volume(hu, affine=np.array(self.meta(i)['affine']))
 
-# %% ../../nbs/17_pairs.ipynb #2774575b
+# %% ../../nbs/17_pairs.ipynb #d16e4788
 def collate_pairs(
-    items, # of a `PairDataset`
-):# thick (B, 1, m, h, w), operators (B, 4, n, m), places (B, n, 3), thin (B, 1, n, h, w)
+    items:list, # of a `PairDataset`
+)->tuple: # thick (B, 1, m, h, w), operators (B, 4, n, m), places (B, n, 3), thin (B, 1, n, h, w)
     "A batch, padded with air to the deepest."
     thick, ops, places, thin = zip(*items)
     m, n = max(t.shape[1] for t in thick), max(t.shape[1] for t in thin)
@@ -106,9 +128,14 @@ def collate_pairs(
         out[tuple(slice(0, k) for k in x.shape)] = x
         return out
     sizes = {t.shape[2:] for t in thin}
-    if len(sizes) > 1: raise InputError(f'a batch needs items of one size in plane, not {sorted(map(tuple, sizes))}; choose a smaller crop')
+    if len(sizes) > 1:
+        raise InputError(f'a batch needs items of one size in plane, not {sorted(map(tuple, sizes))}; choose a smaller crop')
     h, w = sizes.pop()
-    return tuple(map(torch.stack, ([pad(x, (1, m, h, w), -1.) for x in thick], [pad(x, (4, n, m), 0.) for x in ops], [pad(x, (n, 3), 0.) for x in places], [pad(x, (1, n, h, w), -1.) for x in thin])))
+    thick = [pad(x, (1, m, h, w), -1.) for x in thick]
+    ops = [pad(x, (4, n, m), 0.) for x in ops]
+    places = [pad(x, (n, 3), 0.) for x in places]
+    thin = [pad(x, (1, n, h, w), -1.) for x in thin]
+    return tuple(map(torch.stack, (thick, ops, places, thin)))
 
 def slice_mask(
     operators, # (B, 4, n, m)
@@ -116,14 +143,17 @@ def slice_mask(
     "Which thin slices of a padded batch exist."
     return operators[:, 1].sum(-1)[:, None, :, None, None] > .5
 
-# %% ../../nbs/17_pairs.ipynb #e9d6d0bb
+# %% ../../nbs/17_pairs.ipynb #f918340c
 @dataclass(frozen=True)
 class PairCohort:
     "Thin series in three parts, split by patient."
     config: PairConfig
     parts: dict # 'train', 'valid', 'test' → list of `Case`
-    def __repr__(self): return 'Thin series of ' + ', '.join(f'{len({c.patient for c in cs})} {n}' for n, cs in self.parts.items()) + f' patients, slabs of {" and ".join(f"{r:g}" for r in self.config.ratios)} slices'
-    def dataset(self, part, augment=False, seed=0, passes=1): return PairDataset(self.parts[part], self.config, augment, seed, passes)
+    def __repr__(self):
+        count = ', '.join(f'{len({c.patient for c in cs})} {n}' for n, cs in self.parts.items())
+        return f'Thin series of {count} patients, slabs of {" and ".join(f"{r:g}" for r in self.config.ratios)} slices'
+    def dataset(self, part, augment=False, seed=0, passes=1):
+        return PairDataset(self.parts[part], self.config, augment, seed, passes)
     def patients(self, part): return [c.patient for c in self.parts[part]]
     def ratio(self): return 1.  # of resolutions, as `Cohort` has it: here y = Sx is the task itself, no inverse crime
 
@@ -132,7 +162,8 @@ class PairCohort:
         from fastai.data.core import DataLoaders, TfmdDL
         train, valid = self.dataset('train', augment=True, seed=seed, passes=passes), self.dataset('valid')
         loader = lambda ds, bs, **kw: TfmdDL(ds, bs=bs, create_batch=collate_pairs, num_workers=num_workers, **kw)
-        return DataLoaders(loader(train, min(batch_size, len(train)), shuffle=True, drop_last=True), loader(valid, 1), device=device or torch.device('cpu'))
+        training = loader(train, min(batch_size, len(train)), shuffle=True, drop_last=True)
+        return DataLoaders(training, loader(valid, 1), device=device or torch.device('cpu'))
 
     @classmethod
     def prepare(cls,
@@ -145,7 +176,7 @@ class PairCohort:
         config = config or PairConfig()
         return cls(config, prepare_parts(root, config, cache, prepare_series, processes))
 
-# %% ../../nbs/17_pairs.ipynb #3717ab53
+# %% ../../nbs/17_pairs.ipynb #0d189d9c
 def matched(
     thick:Volume, # HU
     thin:Volume, # HU, another reconstruction of the same scan on the same pixels
@@ -160,7 +191,8 @@ def matched(
     def part(v, index):
         A = v.affine.copy(); A[:3, 3] += A[:3, 0]*int(index[0])
         return Volume(v.array[index[0]:index[-1] + 1], affine=A, meta=v.meta)
-    covered = np.flatnonzero((s + fine/2 >= z[keep].min() - T/2 + .01) & (s - fine/2 <= z[keep].max() + T/2 - .01))
+    top, bottom = z[keep].min() - T/2 + .01, z[keep].max() + T/2 - .01
+    covered = np.flatnonzero((s + fine/2 >= top) & (s - fine/2 <= bottom))
     pair = part(thick, keep), part(thin, covered)
     between(pair[1], pair[0], T)  # refuses other pixels
     return pair
