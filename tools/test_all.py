@@ -27,7 +27,7 @@ leaves = ['*.html', 'metrics.json', '**/*.safetensors', '**/config.json', '**/*.
 must_leave = {'quickstart': leaves, 'direct': leaves}
 
 # Notebooks whose results do not depend on the CPU's arithmetic: files, texts, pictures, processes.
-not_numeric = ['00_', '01_', '02_', '10_', '11_', '12_', '50_', '61_', '63_', '72_', '73_', '74_', '75_', 'index']
+not_numeric = ['00_', '01_', '02_', '10_', '11_', '12_', '50_', '61_', '63_', '72_', '73_', '74_', '75_', '76_', 'index']
 
 # ---------------------------------------------------------------- the kinds of items
 def checked(function):
