@@ -27,7 +27,7 @@ leaves = ['*.html', 'metrics.json', '**/*.safetensors', '**/config.json', '**/*.
 must_leave = {'quickstart': leaves, 'direct': leaves}
 
 # Notebooks whose results do not depend on the CPU's arithmetic: files, texts, pictures, processes.
-not_numeric = ['00_', '01_', '02_', '10_', '11_', '12_', '50_', '61_', '63_', '72_', '73_', '74_', '75_', 'index']
+not_numeric = ['00_', '01_', '02_', '10_', '11_', '12_', '50_', '61_', '63_', '72_', '73_', '74_', '75_', '76_']
 
 # ---------------------------------------------------------------- the kinds of items
 def checked(function):
@@ -101,8 +101,10 @@ def numeric(f): return not is_run(f) and not f.stem.startswith(tuple(not_numeric
 
 def machine_items(nbs, a):
     "The numeric notebooks, as each machine would compute them that this CPU can stand for."
-    limit, wanted = a.timeout or 900, a.machines or '*'   # an old instruction set takes two or three times as long
-    chosen = [m for m in machines.machines() if fnmatch.fnmatch(machines.words(m), wanted)]
+    limit = a.timeout or 900   # an old instruction set takes two or three times as long
+    wanted = (a.machines or '*').split()
+    def is_wanted(m): return any(fnmatch.fnmatch(machines.words(m), w) for w in wanted)
+    chosen = list(filter(is_wanted, machines.machines()))
     return [(f'{name(f)} [{machines.words(m)}]', partial(test_notebook, f, [], limit, **machines.environment(m)), False)
             for m in chosen for f in nbs if numeric(f)]
 
@@ -133,7 +135,7 @@ def arguments():
     p.add_argument('--flags', nargs='*', default=[], choices=flags_known,
                    help='the notebooks that have cells with these flags, those cells included, and tests/*.py')
     p.add_argument('--machines', nargs='?', const='', metavar='PATTERN',
-                   help="the numeric notebooks as other CPUs compute them; a glob chooses machines, '*,AVX2,1'")
+                   help="the numeric notebooks as other CPUs compute them; globs choose machines, '*,AVX2,1 avx2,*'")
     p.add_argument('--only', default='', metavar='PATTERN', help='items whose name contains this or matches this glob')
     p.add_argument('--workers', type=int, default=2, help='items at the same time')
     p.add_argument('--timeout', type=float,

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from ..files import InputError, read_json, read_tensors, save_tensors, write_json
 from ..diffusion import NotFinite
 
-# %% ../../nbs/37_vae.ipynb #3d765771
+# %% ../../nbs/37_vae.ipynb #117da28d
 @dataclass(frozen=True)
 class VAEConfig:
     "Everything that rebuilds a `MaisiVAE`."
@@ -37,30 +37,45 @@ class VAEConfig:
 
     def __post_init__(self):
         for k in ('channels', 'blocks', 'window'): object.__setattr__(self, k, tuple(getattr(self, k)))
-        _check_sizes(self); _check_windows(self)
+        _check_sizes(self)
+        _check_windows(self)
     @property
     def factor(self): return 2**(len(self.channels) - 1)  # voxels a latent, in each axis
     def to_dict(self): return json.loads(json.dumps(asdict(self)))
     @classmethod
     def from_dict(cls, d):
-        if extra := sorted(set(d) - {f.name for f in fields(cls)}): raise InputError(f'VAEConfig: unknown field {", ".join(extra)}')
+        extra = sorted(set(d) - {f.name for f in fields(cls)})
+        if extra: raise InputError(f'VAEConfig: unknown field {", ".join(extra)}')
         return cls(**d)
 
+# %% ../../nbs/37_vae.ipynb #864d3505
 def _check_sizes(c):
     "What no network can be made of."
     if not c.channels or min(*c.channels, c.groups, c.latent_channels, c.levels, c.splits) < 1:
-        raise InputError(f'VAEConfig: channels={c.channels}, groups={c.groups}, latent_channels={c.latent_channels}, levels={c.levels}, splits={c.splits}: at least 1 is needed of each')
-    if len(c.blocks) != len(c.channels) or min(c.blocks) < 1: raise InputError(f'VAEConfig: blocks={c.blocks} for channels={c.channels}; give {len(c.channels)} numbers, one a level, at least 1 each')
-    if bad := [n for n in c.channels if n % c.groups]: raise InputError(f'VAEConfig: channels {bad} are no multiples of groups={c.groups}; groups={math.gcd(*c.channels)} divides all of {c.channels}')
+        sizes = ', '.join(f'{k}={getattr(c, k)}' for k in ('channels', 'groups', 'latent_channels', 'levels', 'splits'))
+        raise InputError(f'VAEConfig: {sizes}: at least 1 is needed of each')
+    n = len(c.channels)
+    if len(c.blocks) != n or min(c.blocks) < 1:
+        raise InputError(f'VAEConfig: blocks={c.blocks} for channels={c.channels}; '
+                         f'give {n} numbers, one a level, at least 1 each')
+    if bad := [k for k in c.channels if k % c.groups]:
+        raise InputError(f'VAEConfig: channels {bad} are no multiples of groups={c.groups}; '
+                         f'groups={math.gcd(*c.channels)} divides all of {c.channels}')
 
 def _check_windows(c):
     "Windows that would not join at whole latents, or could not be cut into pieces."
-    if len(c.window) != 3 or min(c.window) < 1 or c.split_axis not in (0, 1, 2): raise InputError(f'VAEConfig: window={c.window}, split_axis={c.split_axis}; a volume has three sides of at least one voxel, and axes 0, 1 and 2')
-    if c.overlap < 0 or c.overlap % c.factor: raise InputError(f'VAEConfig: overlap={c.overlap}; windows meet at whole latents, so give a multiple of {c.factor}')
-    if c.overlap > min(c.window)//2: raise InputError(f'VAEConfig: overlap={c.overlap} is more than half of the smallest side of window={c.window}')
+    if len(c.window) != 3 or min(c.window) < 1 or c.split_axis not in (0, 1, 2):
+        raise InputError(f'VAEConfig: window={c.window}, split_axis={c.split_axis}; '
+                         'a volume has three sides of at least one voxel, and axes 0, 1 and 2')
+    if c.overlap < 0 or c.overlap % c.factor:
+        raise InputError(f'VAEConfig: overlap={c.overlap}; windows meet at whole latents, '
+                         f'so give a multiple of {c.factor}')
+    if c.overlap > min(c.window)//2:
+        raise InputError(f'VAEConfig: overlap={c.overlap} is more than half of the smallest side of window={c.window}')
     unit, least = [c.factor*(c.splits if a == c.split_axis else 1) for a in range(3)], 4*c.factor*c.splits
     if any(w % u for w, u in zip(c.window, unit)) or c.window[c.split_axis] < least:
-        raise InputError(f'VAEConfig: window={c.window} must have sides of multiples of {unit}, and with splits={c.splits} at least {least} along axis {c.split_axis}')
+        raise InputError(f'VAEConfig: window={c.window} must have sides of multiples of {unit}, '
+                         f'and with splits={c.splits} at least {least} along axis {c.split_axis}')
 
 # %% ../../nbs/37_vae.ipynb #8112d8c0
 vae_sizes = dict(published=dict(channels=(64, 128, 256), blocks=(2, 2, 2), groups=32), small={})
@@ -73,13 +88,17 @@ def vae_preset(
     if name not in vae_sizes: raise InputError(f'The preset {name!r} is not known; choose one of {sorted(vae_sizes)}.')
     return VAEConfig(**{**vae_sizes[name], **changes})
 
-# %% ../../nbs/37_vae.ipynb #932df92a
+# %% ../../nbs/37_vae.ipynb #4fd65a9b
 def _network(c, splits=1):
     "MONAI's class for a config. Importing it takes seconds, so it is done here."
     from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi
-    return AutoencoderKlMaisi(spatial_dims=3, in_channels=1, out_channels=1, num_channels=c.channels, num_res_blocks=c.blocks, attention_levels=[False]*len(c.channels),
-        latent_channels=c.latent_channels, norm_num_groups=c.groups, norm_eps=1e-6, with_encoder_nonlocal_attn=False, with_decoder_nonlocal_attn=False, use_convtranspose=False,
-        norm_float16=False, num_splits=splits, dim_split=c.split_axis, save_mem=False)  # norm_float16 fails on a CPU; save_mem empties CUDA's cache after every block
+    return AutoencoderKlMaisi(
+        spatial_dims=3, in_channels=1, out_channels=1, num_channels=c.channels, num_res_blocks=c.blocks,
+        attention_levels=[False]*len(c.channels), with_encoder_nonlocal_attn=False, with_decoder_nonlocal_attn=False,
+        latent_channels=c.latent_channels, norm_num_groups=c.groups, norm_eps=1e-6, use_convtranspose=False,
+        num_splits=splits, dim_split=c.split_axis,
+        norm_float16=False,  # fails on a CPU
+        save_mem=False)      # would empty CUDA's cache after every block
 
 class MaisiVAE(nn.Module):
     "CT in HU ↔ latents: MONAI's `AutoencoderKlMaisi` with its range, its padding and its windows."
@@ -93,14 +112,16 @@ class MaisiVAE(nn.Module):
     def splits(self): return next(m.num_splits for m in self.net.modules() if hasattr(m, 'num_splits'))
     def set_splits(self, n):
         "Cut convolutions into n pieces; the padding stays that of `config.splits`, and so does the result."
-        if n < 1 or self.config.splits % n: raise InputError(f'MaisiVAE.set_splits: {n}; the config pads for splits={self.config.splits}, so give one of its divisors')
+        if n < 1 or self.config.splits % n:
+            raise InputError(f'MaisiVAE.set_splits: {n}; the config pads for splits={self.config.splits}, '
+                             'so give one of its divisors')
         for m in self.net.modules():
             if hasattr(m, 'num_splits'): m.num_splits = n
         return self
     def to_range(self, hu): return ((hu.float() - self.low)/(self.high - self.low)).clamp(0, 1)
     def to_hu(self, x): return x.float()*(self.high - self.low) + self.low
 
-# %% ../../nbs/37_vae.ipynb #41297e19
+# %% ../../nbs/37_vae.ipynb #1dba172a
 def padded(
     n:int,       # voxels
     factor=4,    # voxels a latent
@@ -120,7 +141,8 @@ def pad_end(
     "Append to each axis: its reflection, or its edge where it is shorter than the pad."
     for axis, n in enumerate(shape):
         if extra := n - x.shape[axis+2]:
-            width = [0]*6; width[5 - 2*axis] = extra
+            width = [0]*6
+            width[5 - 2*axis] = extra
             x = F.pad(x, width, mode=mode or ('reflect' if extra < x.shape[axis+2] else 'replicate'))
     return x
 
@@ -128,8 +150,10 @@ def pad_end(
 def padded_shape(self:MaisiVAE, shape)->tuple: # (D, H, W) voxels → voxels
     "What a volume is padded to."
     c = self.config
-    if len(shape) != 3 or min(shape) < 1: raise InputError(f'MaisiVAE: a volume has three sides of at least one voxel, not {tuple(shape)}')
-    return tuple(padded(n, c.factor, c.levels, c.splits, 4*c.factor*(c.splits if a == c.split_axis else 1)) for a, n in enumerate(shape))
+    if len(shape) != 3 or min(shape) < 1:
+        raise InputError(f'MaisiVAE: a volume has three sides of at least one voxel, not {tuple(shape)}')
+    pieces = [c.splits if a == c.split_axis else 1 for a in range(3)]
+    return tuple(padded(n, c.factor, c.levels, c.splits, 4*c.factor*k) for n, k in zip(shape, pieces))
 
 # %% ../../nbs/37_vae.ipynb #49c73b71
 def windows(
@@ -172,9 +196,11 @@ def blended(
         out[(..., *[slice(s, s + len(w)) for _, (s, w) in piece])] += y
     return out
 
-# %% ../../nbs/37_vae.ipynb #c9ca1684
+# %% ../../nbs/37_vae.ipynb #4527b3db
 @patch
-def _windows(self:MaisiVAE): c = self.config; return [n//c.factor for n in c.window], c.overlap//c.factor
+def _windows(self:MaisiVAE):
+    c = self.config
+    return [n//c.factor for n in c.window], c.overlap//c.factor
 
 @patch
 @torch.no_grad()
@@ -183,11 +209,15 @@ def encode(self:MaisiVAE,
     progress=False, # a bar over the windows
 )->Tensor: # (B, latent_channels, D', H', W') of the padded volume, standard deviation about 1
     "μ·scale."
-    if hu.dim() != 5 or hu.shape[1] != 1: raise InputError(f'MaisiVAE.encode: takes volumes (B, 1, D, H, W) in HU, got {tuple(hu.shape)}')
-    if not hu.isfinite().all(): raise InputError('MaisiVAE.encode: there are NaN or infinite voxels; GroupNorm would spread them over the whole volume')
+    if hu.dim() != 5 or hu.shape[1] != 1:
+        raise InputError(f'MaisiVAE.encode: takes volumes (B, 1, D, H, W) in HU, got {tuple(hu.shape)}')
+    if not hu.isfinite().all():
+        raise InputError('MaisiVAE.encode: there are NaN or infinite voxels; '
+                         'GroupNorm would spread them over the whole volume')
     x = pad_end(self.to_range(hu), self.padded_shape(hu.shape[2:]))
     return self.scale*blended(lambda v: self.net.encode(v)[0], x, *self._windows(), self.config.factor, 1, progress)
 
+# %% ../../nbs/37_vae.ipynb #d08c0112
 @patch
 @torch.no_grad()
 def decode(self:MaisiVAE,
@@ -198,12 +228,15 @@ def decode(self:MaisiVAE,
     "The volume, as long as it was."
     grid = tuple(n//self.config.factor for n in self.padded_shape(shape))
     if z.dim() != 5 or tuple(z.shape[2:]) != grid or z.shape[1] != self.config.latent_channels:
-        raise InputError(f'MaisiVAE.decode: a volume of {tuple(shape)} has latents {(len(z), self.config.latent_channels, *grid)}, these are {tuple(z.shape)}; give what `encode` made, and the shape that it had')
+        latents = len(z), self.config.latent_channels, *grid
+        raise InputError(f'MaisiVAE.decode: a volume of {tuple(shape)} has latents {latents}, these are '
+                         f'{tuple(z.shape)}; give what `encode` made, and the shape of its volume')
     x = blended(self.net.decode, z/self.scale, *self._windows(), 1, self.config.factor, progress)
     hu = self.to_hu(x.clamp(0, 1))[(..., *[slice(n) for n in shape])]
     assert hu.shape[2:] == tuple(shape), f'decoded {tuple(hu.shape[2:])}, asked for {tuple(shape)}'
     return hu
 
+# %% ../../nbs/37_vae.ipynb #19e4bdda
 @patch
 def reconstruct(self:MaisiVAE, hu, progress=False)->Tensor: # (B, 1, D, H, W) HU
     "There and back: the ceiling of whatever is made of these latents."
@@ -218,9 +251,11 @@ def latent_mask(self:MaisiVAE,
     m = _pad_zeros(mask.float(), shape)
     return F.interpolate(m, size=[n//c.factor for n in shape], mode='nearest-exact') > .5
 
-def _pad_zeros(x, shape): return F.pad(x, [p for n, m in zip(reversed(shape), reversed(x.shape[2:])) for p in (0, n - m)])
+def _pad_zeros(x, shape):
+    sides = zip(reversed(shape), reversed(x.shape[2:]))
+    return F.pad(x, [p for n, m in sides for p in (0, n - m)])
 
-# %% ../../nbs/37_vae.ipynb #280a950d
+# %% ../../nbs/37_vae.ipynb #75b3ff35
 wrappers = 'state_dict', 'autoencoder_state_dict', 'unet_state_dict', 'model_state_dict', 'model'
 
 def read_checkpoint(
@@ -234,20 +269,32 @@ def read_checkpoint(
             with safe_open(path, 'pt') as f: return {k: f.get_tensor(k) for k in f.keys()}
         d = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e:  # torch.load raises almost anything on a file that isn't one
-        raise InputError(f'{path}: no checkpoint that can be opened safely ({type(e).__name__}: {str(e).strip().splitlines()[0][:90] if str(e).strip() else "no message"}); it must hold tensors only, as a state dict') from None
+        why = (str(e).strip().splitlines() or ['no message'])[0][:90]
+        raise InputError(f'{path}: no checkpoint that can be opened safely ({type(e).__name__}: {why}); '
+                         'it must hold tensors only, as a state dict') from None
     for k in wrappers:
-        if isinstance(d, dict) and isinstance(d.get(k), dict): d = d[k]; break
+        if isinstance(d, dict) and isinstance(d.get(k), dict):
+            d = d[k]
+            break
     if not isinstance(d, dict) or not d or not all(isinstance(v, Tensor) for v in d.values()):
-        raise InputError(f'{path}: no state dict in it' + (f'; it has {", ".join(map(str, list(d)[:5]))}' if isinstance(d, dict) and d else f', but a {type(d).__name__}'))
+        named = isinstance(d, dict) and d
+        there = f'; it has {", ".join(map(str, list(d)[:5]))}' if named else f', but a {type(d).__name__}'
+        raise InputError(f'{path}: no state dict in it{there}')
     return {k.removeprefix('module.'): v for k, v in d.items()}
 
+# %% ../../nbs/37_vae.ipynb #8827aaf3
 def load_strictly(module, tensors, path):
     "Load, or say which tensors are missing, too many or of another shape."
     own = module.state_dict()
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-    shapes = [f'{k} {tuple(tensors[k].shape)}, not {tuple(v.shape)}' for k, v in own.items() if k in tensors and tensors[k].shape != v.shape]
-    said = [f'{len(l)} {what}: {", ".join(l[:3])}{"…" if len(l) > 3 else ""}' for what, l in (('missing', missing), ('unknown', extra), ('of another shape', shapes)) if l]
-    if said: raise InputError(f'{path}: these are the weights of another model, of {len(own)} tensors expected {"; ".join(said)}')
+    both = own.keys() & tensors.keys()
+    shapes = [f'{k} {tuple(tensors[k].shape)}, not {tuple(own[k].shape)}' for k in own
+              if k in both and tensors[k].shape != own[k].shape]
+    wrong = {'missing': missing, 'unknown': extra, 'of another shape': shapes}
+    said = [f'{len(l)} {what}: {", ".join(l[:3])}{"…" if len(l) > 3 else ""}' for what, l in wrong.items() if l]
+    if said:
+        raise InputError(f'{path}: these are the weights of another model, '
+                         f'of {len(own)} tensors expected {"; ".join(said)}')
     module.load_state_dict(tensors)
     return module
 
@@ -257,10 +304,11 @@ def load_published(self:MaisiVAE,
 )->MaisiVAE:
     "MAISI's own weights. `scale` is measured on your data afterwards."
     load_strictly(self.net, read_checkpoint(path), path)
-    print("MAISI's weights come under NVIDIA's licence, not under this library's; read it before you use or share what they make.")
+    print("MAISI's weights come under NVIDIA's licence, not under this library's; "
+          'read it before you use or share what they make.')
     return self.eval()
 
-# %% ../../nbs/37_vae.ipynb #fdb458b1
+# %% ../../nbs/37_vae.ipynb #aa39f319
 def random_crop(
     hu,   # (…, D, H, W)
     crop, # (d, h, w)
@@ -281,6 +329,7 @@ def loss(self:MaisiVAE,
     l1 = (self.net.decode(mu + sigma*torch.randn_like(mu)) - x).abs().mean()
     return l1 + kl*.5*(mu**2 + sigma**2 - 2*sigma.log() - 1).mean(), l1.item()*(self.high - self.low)
 
+# %% ../../nbs/37_vae.ipynb #09765335
 def train_vae(
     vae,             # `MaisiVAE`, changed in place
     items,           # sequence of (1, D, H, W) volumes in HU
@@ -298,18 +347,24 @@ def train_vae(
     rate = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=steps, pct_start=.15)
     device = vae.scale.device
     for i in tqdm(range(steps), desc='training the VAE', leave=False, disable=not progress):
-        for _ in range(20):  # not of air alone: GroupNorm makes noise of what has no contrast, and the gradient is that noise's
+        for _ in range(20):  # not of air alone: GroupNorm makes noise of it, and the gradient is that noise's
             hu = random_crop(items[int(rng.integers(len(items)))], crop, rng)
             if vae.to_range(hu).std() > .05: break
         loss, l1 = vae.loss(hu[None].to(device), kl)
-        if not loss.isfinite(): raise NotFinite(f'train_vae: the loss is {loss.item()} at step {i+1} of {steps}; lower lr={lr}, or look for NaN in the volumes')
-        opt.zero_grad(); loss.backward()
+        if not loss.isfinite():
+            raise NotFinite(f'train_vae: the loss is {loss.item()} at step {i+1} of {steps}; '
+                            f'lower lr={lr}, or look for NaN in the volumes')
+        opt.zero_grad()
+        loss.backward()
         nn.utils.clip_grad_norm_(vae.parameters(), 1.)
-        opt.step(); rate.step(); seen.append(l1)
+        opt.step()
+        rate.step()
+        seen.append(l1)
     opt.zero_grad()  # a gradient left behind would count when a model around it clips its own
     vae.eval()
     return seen
 
+# %% ../../nbs/37_vae.ipynb #3ef8e39a
 @patch
 @torch.no_grad()
 def measure_scale(self:MaisiVAE,
@@ -317,10 +372,12 @@ def measure_scale(self:MaisiVAE,
 )->float: # 1/std
     "Set `scale`, so that the latents of these volumes have a standard deviation of 1."
     self.scale.fill_(1)
-    n = [[-(-k//self.config.factor) for k in x.shape[1:]] for x in items]
-    return self.scale.fill_(1/torch.cat([self.encode(x[None])[(..., *map(slice, k))].flatten() for x, k in zip(items, n)]).std()).item()
+    def latents(x): # without those of the padding
+        sides = [-(-k//self.config.factor) for k in x.shape[1:]]
+        return self.encode(x[None])[(..., *map(slice, sides))].flatten()
+    return self.scale.fill_(1/torch.cat([latents(x) for x in items]).std()).item()
 
-# %% ../../nbs/37_vae.ipynb #8b2ed2d5
+# %% ../../nbs/37_vae.ipynb #9fd3fa8a
 @patch
 def save(self:MaisiVAE,
     folder, # made if absent; other files in it are left alone
@@ -338,7 +395,9 @@ def stored_vae(
     "The configuration of an autoencoder in a folder."
     path = Path(folder)/'config.json'
     d = read_json(path)
-    if d.get('kind') != MaisiVAE.kind or not isinstance(d.get('model'), dict): raise InputError(f'{path}: not the configuration of a {MaisiVAE.kind} model; give the folder of an autoencoder.')
+    if d.get('kind') != MaisiVAE.kind or not isinstance(d.get('model'), dict):
+        raise InputError(f'{path}: not the configuration of a {MaisiVAE.kind} model; '
+                         'give the folder of an autoencoder.')
     try: return VAEConfig.from_dict(d['model'])
     except TypeError as e: raise InputError(f'{path}: {e}') from None
 
@@ -351,5 +410,7 @@ def load(cls:MaisiVAE,
     config, weights = stored_vae(folder), Path(folder)/'model.safetensors'
     tensors, texts = read_tensors(weights)
     vae, written = load_strictly(cls(config), tensors, weights), texts.get('config')
-    if written and VAEConfig.from_dict(json.loads(written)['model']) != config: raise InputError(f'{weights}: was written with another config than the config.json beside it; was that edited, or taken from another folder?')
+    if written and VAEConfig.from_dict(json.loads(written)['model']) != config:
+        raise InputError(f'{weights}: was written with another config than the config.json beside it; '
+                         'was that edited, or taken from another folder?')
     return vae.to(device).eval()
