@@ -270,7 +270,7 @@ class Penalty(Callback):
     progressive model's coarser stages."""
     def after_loss(self):
         if not self.training: return
-        pull = getattr(self.model, 'module', self.model).take_penalty()  # several processes wrap the model
+        pull = self.model.take_penalty()
         if pull is None: return
         self.learn.loss_grad = self.learn.loss_grad + pull
         self.learn.loss = self.learn.loss_grad.clone()
