@@ -1,9 +1,12 @@
-"""Weights and run folders that release 0.1.0 wrote: they load, predict the same, and are resumed.
+"""Weights and run folders that release 0.1.0 wrote: they load, predict the same, and are resumed. Its import paths
+still work.
 
     python tests/old_runs.py [--bits] [FOLDER]
 
-FOLDER holds what `old/0.1.0/make.py` wrote with that release; the committed one has every kind of model, and two runs that were stopped.
-Predictions are compared to 1e-5 of their range, resumed runs to 1e-3; with `--bits`, on the machine that wrote them, to the last bit.
+FOLDER holds what `old/0.1.0/make.py` wrote with that release; the committed one has every kind of model, and two
+runs that were stopped.
+Predictions are compared to 1e-5 of their range, resumed runs to 1e-3; with `--bits`, on the machine that wrote them,
+to the last bit.
 """
 import argparse, contextlib, io, os, shutil, tempfile
 from pathlib import Path
@@ -30,6 +33,29 @@ def resume(top, name, where):
     assert 'Resuming in epoch 1 after step 0.' in said.getvalue(), said.getvalue()
     return run
 
+old_paths = {  # names that 0.1.0 had elsewhere, importable there until 0.3
+    'models.direct': 'ResBlock3d Stored UNet3d alone backbones norm3d shuffle3d unshuffle3d zeroed',
+    'models.cascade': 'kinds',
+    'training': """
+        Accumulate Bar Cohort CohortConfig Diverged EMA EpochLog Gate GiveXrays Guard Page PairCohort PairConfig
+        Penalty Reseed RunConfig SaveBest Schedule Score State Stop averaged build cohorts criterion fit
+        fit_base learner learning_rate live_line measure_floors model_config model_page models older preset_of
+        presets psnr read_state rehearsal save_state shift stage_before tracker tune_allocator with_settings"""}
+
+def check_old_paths():
+    "Everything that was public where 0.1.0 had it."
+    from importlib import import_module
+    from xray_ct.models.direct import DirectModel, direct_preset
+    from xray_ct.models.progressive import ProgressiveModel
+    from xray_ct.models.thin import ThinNet
+    from xray_ct.training import cohorts, models, presets
+    for module, names in old_paths.items():
+        missing = [n for n in names.split() if not hasattr(import_module(f'xray_ct.{module}'), n)]
+        assert not missing, f'xray_ct.{module} lacks {missing}'
+    assert models['thin'][1] is ThinNet and cohorts['thin'][0].__name__ == 'PairConfig' and len(presets) == len(models)
+    assert import_module('xray_ct.models.cascade').kinds['progressive'] is ProgressiveModel
+    assert DirectModel.finer is DirectModel.fine_correction and presets['direct'] == DirectModel.preset
+
 def main():
     import torch
     from safetensors.torch import load_file
@@ -38,6 +64,7 @@ def main():
     p.add_argument('--bits', action='store_true', help='demand equality to the last bit')
     a = p.parse_args()
     torch.set_num_threads(1)
+    check_old_paths()
     names = sorted(f.parent.name for f in a.folder.glob('*/expected.safetensors'))
     assert len(names) == 8, names
     top = a.folder.resolve()

@@ -55,7 +55,7 @@ def remaining_batches(dl, skip):
     "What a loader's epoch has after so many batches."
     return type(dl).get_idxs(dl)[skip*dl.bs:]
 
-# %% ../nbs/53_callbacks.ipynb #327d53a1
+# %% ../nbs/53_callbacks.ipynb #6d2b2a3e
 def learning_rate(
     share, # of the run that is done, 0–1
     config, # has `lr` and `warmup`
@@ -78,16 +78,18 @@ class Schedule(Callback):
     def before_fit(self): self.start = time.monotonic()
     def before_batch(self):
         if not self.training: return
-        share = agreed(self.share()) if self.config.minutes else self.share()  # of several processes, by the first one's clock
+        # of several processes, by the first one's clock
+        share = agreed(self.share()) if self.config.minutes else self.share()
         self.rate = learning_rate(share, self.config)
         self.opt.set_hyper('lr', self.rate)
         if self.config.minutes and share >= 1: raise CancelTrainException()
     def after_epoch(self):
         if self.config.minutes and agreed(self.share()) >= 1: self.learn.finished = True
 
-# %% ../nbs/53_callbacks.ipynb #3ea021f4
+# %% ../nbs/53_callbacks.ipynb #6cd82873
 def trained_tensors(model):
-    "What training changes: parameters and running statistics. The ridge base, or an autoencoder, is fitted before and never changes."
+    """What training changes: parameters and running statistics. The ridge base, or an autoencoder, is fitted before
+    and never changes."""
     fixed = getattr(model, 'fixed', ())  # a plain module declares nothing
     return {k: t for k, t in model.state_dict(keep_vars=True).items() if 'ridge.' not in k and not k.startswith(fixed)}
 
@@ -106,7 +108,8 @@ class EMA(Callback):
         if not self.training or getattr(self.learn, 'held', False): return
         self.n += 1
         d = min(self.decay, (1 + self.n)/(10 + self.n))  # short memory first, or the start lingers
-        means, live = ([part(x) for x in xs] for xs in (self.averages.values(), [self.live[k].detach() for k in self.averages]))
+        means, live = ([part(x) for x in xs]
+                       for xs in (self.averages.values(), [self.live[k].detach() for k in self.averages]))
         torch._foreach_lerp_(means, live, 1 - d)
     def swap(self):
         for k, p in self.live.items():
@@ -117,18 +120,19 @@ class EMA(Callback):
     def before_validate(self): self.swap()
     def after_validate(self): self.swap()
 
-# %% ../nbs/53_callbacks.ipynb #5a77b84b
+# %% ../nbs/53_callbacks.ipynb #3d160c0c
 class Accumulate(Callback):
     "A step after every n batches, and after the last of an epoch, so that an epoch leaves nothing behind."
     order = 11  # after what is added to a loss, before the guard looks at a step's gradient
     def __init__(self, n): self.n = n
     def after_loss(self):
-        if self.training: self.learn.loss_grad = self.learn.loss_grad/min(self.n, self.n_iter - self.iter//self.n*self.n)
+        if self.training:
+            self.learn.loss_grad = self.learn.loss_grad/min(self.n, self.n_iter - self.iter//self.n*self.n)
     def before_step(self):
         self.learn.held = (self.iter + 1) % self.n > 0 and self.iter + 1 < self.n_iter
         if self.held: raise CancelBatchException()  # fastai's way to keep the gradients
 
-# %% ../nbs/53_callbacks.ipynb #a61e0d99
+# %% ../nbs/53_callbacks.ipynb #4f506218
 class Diverged(InputError, FloatingPointError):
     "Training produced a number that is not finite."
 
@@ -139,7 +143,8 @@ class Guard(Callback):
     def check(self, ok, what, value):
         if ok: return
         phase = 'training' if self.training else 'validation'
-        raise Diverged(f'the {what} is {value} in {phase}, epoch {self.epoch}, step {self.iter}: lower the learning rate, '
+        raise Diverged(f'the {what} is {value} in {phase}, epoch {self.epoch}, step {self.iter}: lower the learning '
+                       'rate, '
                        'or look at the data of that batch; the last good state is in the run folder')
     def after_loss(self): self.check(torch.isfinite(self.learn.loss).all(), 'loss', self.learn.loss.item())
     def before_step(self):
@@ -156,9 +161,10 @@ class Score(Callback):
     def after_validate(self): self.values = in_order(self.values)
     def mean(self): return torch.cat(self.values).mean().item() if self.values else float('nan')
 
-# %% ../nbs/53_callbacks.ipynb #f595b31f
+# %% ../nbs/53_callbacks.ipynb #c3e6c0ce
 class Gate(Callback):
-    "After three epochs a model that isn't above the mean volume has learnt nothing, nor has one that isn't above its base: say so."
+    """After three epochs a model that isn't above the mean volume has learnt nothing, nor has one that isn't above
+    its base: say so."""
     order = 70
     def __init__(self, score, floor, base=None): # dB
         self.score, self.floors = score, {'the mean volume': floor, 'the base it started from': base}
@@ -166,10 +172,12 @@ class Gate(Callback):
         mine = self.score.mean()
         below = [f'{name} ({v:.2f} dB)' for name, v in self.floors.items() if v is not None and not mine > v]
         if self.epoch == 2 and below:
-            print(f'WARNING: after 3 epochs the model scores {mine:.2f} dB on the validation part, not above {" or ".join(below)}. It has '
-                  'learnt nothing yet: check the data (look at the figures), then the learning rate. Training goes on.', flush=True)
+            print(f'WARNING: after 3 epochs the model scores {mine:.2f} dB on the validation part, not above '
+                  f'{" or ".join(below)}. It has '
+                  'learnt nothing yet: check the data (look at the figures), then the learning rate. Training goes '
+                  'on.', flush=True)
 
-# %% ../nbs/53_callbacks.ipynb #4485afa1
+# %% ../nbs/53_callbacks.ipynb #500f48dd
 class EpochLog(Callback):
     "One row an epoch, on the screen and in `log.csv`."
     order = 80
@@ -178,8 +186,10 @@ class EpochLog(Callback):
         self.file, self.score, self.schedule, self.rows = Path(file), score, schedule, []
         self.begun = []  # losses of an epoch that an earlier process began
     def before_fit(self):
-        self.learn.train_iter = len(self.begun) + (self.rows[-1][5] if self.rows else 0)  # a tracker's curve goes on where it was
-        print(('%6s %11s %11s %9s %9s %6s %8s' % ('epoch', 'train_loss', 'valid_loss', 'psnr', 'lr', 'steps', 'seconds')), flush=True)
+        # a tracker's curve goes on where it was
+        self.learn.train_iter = len(self.begun) + (self.rows[-1][5] if self.rows else 0)
+        print(('%6s %11s %11s %9s %9s %6s %8s' % ('epoch', 'train_loss', 'valid_loss', 'psnr', 'lr', 'steps',
+                                                  'seconds')), flush=True)
     def before_epoch(self): self.losses, self.begun, self.valid = self.begun, [], []
     def after_batch(self): (self.losses if self.training else self.valid).append(self.learn.loss.detach())
     def after_validate(self): self.valid = in_order(self.valid)
@@ -193,11 +203,12 @@ class EpochLog(Callback):
         with staged(self.file) as f, open(f, 'w', newline='') as out:
             csv.writer(out).writerows([self.names, *([f'{x:.7g}' for x in r] for r in self.rows)])
 
-# %% ../nbs/53_callbacks.ipynb #77c95979
+# %% ../nbs/53_callbacks.ipynb #d81ec6ca
 def live_line():
     "Writes over one line: in a terminal, or in a notebook's output; None where nobody is looking."
     if sys.stderr.isatty(): return lambda text: print(f'\r\x1b[K{text}', end='', file=sys.stderr, flush=True)
-    if 'IPython' not in sys.modules or getattr(sys.modules['IPython'].get_ipython(), 'kernel', None) is None: return None
+    if 'IPython' not in sys.modules or getattr(sys.modules['IPython'].get_ipython(), 'kernel', None) is None:
+        return None
     from IPython.display import display
     handle = display({'text/plain': ''}, raw=True, display_id=True)
     return lambda text: handle.update({'text/plain': text}, raw=True)
@@ -212,13 +223,14 @@ class Bar(Callback):
         if self.write is None or now - self.last < 1: return
         self.last, left = now, (self.schedule.seconds()/max(s, 1e-6))*(1 - min(s, 1))
         done, phase = round(20*(self.iter + 1)/self.n_iter), 'step' if self.training else 'validation'
-        self.write(f'epoch {self.epoch} {"█"*done}{"░"*(20 - done)} {phase} {self.iter + 1}/{self.n_iter}, about {left/60:.0f} min left')
+        self.write(f'epoch {self.epoch} {"█"*done}{"░"*(20 - done)} {phase} {self.iter + 1}/{self.n_iter}, about '
+                   f'{left/60:.0f} min left')
     def after_validate(self): self.clear()
     def after_fit(self): self.clear()
     def clear(self):
         if self.write: self.write('')
 
-# %% ../nbs/53_callbacks.ipynb #5a5cf805
+# %% ../nbs/53_callbacks.ipynb #bfcaa798
 def model_page(model, item, title='', metrics=None, baselines=None):
     "The 15-panel page of one item `(xrays, case, target)`."
     xrays, _, target = item
@@ -228,7 +240,8 @@ def model_page(model, item, title='', metrics=None, baselines=None):
         pred, features, depth = model.explain(x)
     hu = lambda y: full.inverse(y.float().cpu().clamp(-1, 1)).numpy()[0]
     g, features = model.geometry, None if features is None else features[0].float().cpu()
-    return figures.overview(xrays, hu(pred[0]), hu(target), features=features, depth=depth, spacing=g.spacing, views=g.views,
+    return figures.overview(xrays, hu(pred[0]), hu(target), features=features, depth=depth, spacing=g.spacing,
+                            views=g.views,
                             title=title, metrics=metrics, baselines=baselines)
 
 class Page(Callback):
@@ -241,7 +254,8 @@ class Page(Callback):
         try: self.draw()
         except Exception as e:
             self.run = False
-            print(f'WARNING: no figures from epoch {self.epoch} on ({type(e).__name__}: {str(e)[:200]}). Training goes on.', flush=True)
+            print(f'WARNING: no figures from epoch {self.epoch} on ({type(e).__name__}: {str(e)[:200]}). Training '
+                  'goes on.', flush=True)
         finally: self.ema.swap()
     def draw(self):
         if self.item is None: self.item = self.dls.valid.dataset[0]
@@ -250,23 +264,25 @@ class Page(Callback):
         fig = model_page(self.learn.model, self.item, f'epoch {self.epoch}', mine, floor)
         figures.save_figure(fig, self.folder/f'epoch_{self.epoch:03d}.jpg', dpi=60)
 
-# %% ../nbs/53_callbacks.ipynb #fa408ade
+# %% ../nbs/53_callbacks.ipynb #57b6a789
 class Penalty(Callback):
-    "Add the model's own penalty: the pull of learnt depth boundaries to the anatomical ones, or the loss of a progressive model's coarser stages."
+    """Add the model's own penalty: the pull of learnt depth boundaries to the anatomical ones, or the loss of a
+    progressive model's coarser stages."""
     def after_loss(self):
         if not self.training: return
-        pull = getattr(self.model, 'module', self.model).take_penalty()  # several processes wrap the model
+        pull = self.model.take_penalty()
         if pull is None: return
         self.learn.loss_grad = self.learn.loss_grad + pull
         self.learn.loss = self.learn.loss_grad.clone()
 
 class GiveXrays(Callback):
-    "Losses on projections need the X-rays beside prediction and target; a model that learns to denoise needs the target as an input."
+    """Losses on projections need the X-rays beside prediction and target; a model that learns to denoise needs the
+    target as an input."""
     def before_batch(self):
         if self.training and self.model.needs_target: self.learn.xb = (*self.xb, self.yb[0])
     def after_pred(self): self.learn.yb = (self.yb[0], self.xb[0])
 
-# %% ../nbs/53_callbacks.ipynb #c4b542e7
+# %% ../nbs/53_callbacks.ipynb #388d5fb9
 def tracker(config, run):
     "fastai's callback for an experiment tracker."
     try:
@@ -275,10 +291,12 @@ def tracker(config, run):
             return TensorBoardCallback(run/'tensorboard', trace_model=False, log_preds=False)
         import wandb
         from fastai.callback.wandb import WandbCallback
-    except (ImportError, RuntimeError) as e:  # fastai's callbacks import torchvision too, which fails in its own way beside another torch
-        raise InputError(f'track={config.track}: cannot be imported ({str(e)[:120]}); '
-                         f'pip install {config.track}, with a torchvision that belongs to torch, or leave track empty') from None
-    wandb.init(project='xray_ct', name=run.name, dir=run, config=asdict(config), mode=os.environ.get('WANDB_MODE', 'offline'))
+    # fastai's callbacks import torchvision too, which fails in its own way beside another torch
+    except (ImportError, RuntimeError) as e:
+        remedy = f'pip install {config.track}, with a torchvision that belongs to torch, or leave track empty'
+        raise InputError(f'track={config.track}: cannot be imported ({str(e)[:120]}); {remedy}') from None
+    wandb.init(project='xray_ct', name=run.name, dir=run, config=asdict(config),
+               mode=os.environ.get('WANDB_MODE', 'offline'))
     return WandbCallback(log_preds=False)
 
 

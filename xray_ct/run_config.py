@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, fields, replace
 from .files import InputError
 from .models.saved import model_class, models
 
-# %% ../nbs/52_config.ipynb #4aa32f1f
+# %% ../nbs/52_config.ipynb #461c09d7
 @dataclass(frozen=True)
 class RunConfig:
     "Everything that decides how a run ends, besides the data themselves."
     model: str = 'direct' # a name in the registry
     preset: str = 'tiny' # its size
-    previous: str = '' # folder of a trained run: the stage before (cascade), or one of fewer stages to begin with (progressive)
-    autoencoder: str = '' # of latent diffusion: MAISI's checkpoint, or the folder of a `MaisiVAE`; '': train a small one first …
+    previous: str = '' # folder of a run: the stage before (cascade), or one of fewer stages to begin with (progressive)
+    autoencoder: str = '' # of latent diffusion: MAISI's checkpoint, or a folder; '': train a small one first …
     autoencoder_steps: int = 1000 # … for so many steps
     epochs: int = 0 # length in epochs …
     minutes: float = 0. # … or in minutes; one of the two
@@ -26,7 +26,8 @@ class RunConfig:
     batch_size: int = 4 # patients a step, of all processes together
     accumulate: int = 1 # batches whose gradients make one step
     shard: bool = False # of several processes, each keeps its share of weights, moments and averages (FSDP)
-    checkpointing: str = '' # names of modules (with * and ?; commas between) computed again in the backward pass, or 'blocks'
+    # modules (names with * and ?; commas between) computed again in the backward pass, or 'blocks'
+    checkpointing: str = ''
     lr: float = 1.5e-3 # its peak
     warmup: float = .05 # share of the run in which the rate rises
     weight_decay: float = .02
@@ -41,37 +42,44 @@ class RunConfig:
     figures: bool = True # draw the page of 15 panels after each epoch
     track: str = '' # 'tensorboard' or 'wandb': follow the run there as well
     keep: int = 1 # earlier states that stay beside the newest
-    cohort: object = None # what the model is trained on: the config of its cohort, or its fields; default: that of its kind
+    cohort: object = None # config of the cohort that the model is trained on, or its fields; default: that of its kind
     settings: dict = field(default_factory=dict) # fields of the model's config that differ from the preset
 
     def __post_init__(self):
-        cls = model_class(self.model)
-        kind = cls.data[0]
-        if self.cohort is None or isinstance(self.cohort, dict): object.__setattr__(self, 'cohort', kind(**(self.cohort or {})))
-        if not isinstance(self.cohort, kind):
-            raise InputError(f'{self.model} is trained on a {kind.__name__}, not on a {type(self.cohort).__name__}')
+        object.__setattr__(self, 'cohort', _own_cohort(self))
         _check_numbers(self)
-        _check_heeded(self, cls)
+        _check_heeded(self)
 
-# %% ../nbs/52_config.ipynb #f3cc1b58
+# %% ../nbs/52_config.ipynb #295d5c2b
+def _own_cohort(c): # the config of a cohort that the model is trained on
+    kind = model_class(c.model).data[0]
+    cohort = kind(**(c.cohort or {})) if c.cohort is None or isinstance(c.cohort, dict) else c.cohort
+    if isinstance(cohort, kind): return cohort
+    raise InputError(f'{c.model} is trained on a {kind.__name__}, not on a {type(cohort).__name__}')
+
 def _check_numbers(c):
     if (c.epochs > 0) == (c.minutes > 0): raise InputError('give the length of the run either in epochs or in minutes')
     for k in ('passes', 'batch_size', 'accumulate'):
         if getattr(c, k) < 1: raise InputError(f'{k}={getattr(c, k)}: at least 1 is needed')
     if c.keep < 0: raise InputError(f'keep={c.keep}: 0 or more earlier states can be kept')
     for k in ('warmup', 'ema'):
-        if not 0 <= getattr(c, k) < 1: raise InputError(f'{k}={getattr(c, k)}: must be from 0 up to, but not including, 1')
-    if c.track not in ('', 'tensorboard', 'wandb'): raise InputError(f"track={c.track!r} is unknown; choose from tensorboard, wandb, or leave it empty")
+        if not 0 <= getattr(c, k) < 1:
+            raise InputError(f'{k}={getattr(c, k)}: must be from 0 up to, but not including, 1')
+    if c.track not in ('', 'tensorboard', 'wandb'):
+        raise InputError(f"track={c.track!r} is unknown; choose from tensorboard, wandb, or leave it empty")
     if not 0 < c.lr < float('inf'): raise InputError(f'lr={c.lr}: the learning rate must be above 0')
 
-only_some = 'previous', 'autoencoder', 'autoencoder_steps', 'l1', 'mse', 'ssim', 'projection'  # fields that not every model heeds
+# fields that not every model heeds
+only_some = 'previous', 'autoencoder', 'autoencoder_steps', 'l1', 'mse', 'ssim', 'projection'
 
-def _check_heeded(c, cls):
+def _check_heeded(c):
     "Refuse a setting that would change nothing."
+    heeded = model_class(c.model).run_fields
     for f in fields(c):
-        if f.name in only_some and f.name not in cls.run_fields and getattr(c, f.name) != f.default:
+        if f.name in only_some and f.name not in heeded and getattr(c, f.name) != f.default:
             others = [n for n in models if f.name in models[n].run_fields]
-            raise InputError(f'{f.name}={getattr(c, f.name)}: would change nothing in a {c.model} model. Leave it out, or choose from {", ".join(others)}')
+            raise InputError(f'{f.name}={getattr(c, f.name)}: would change nothing in a {c.model} model. Leave it '
+                             f'out, or choose from {", ".join(others)}')
 
 def preset_of(
     config:RunConfig,
@@ -80,7 +88,7 @@ def preset_of(
     cls = model_class(config.model)
     return cls.preset(config.preset, config.cohort.geometry() if cls.reads == 'xrays' else None)
 
-# %% ../nbs/52_config.ipynb #63de4162
+# %% ../nbs/52_config.ipynb #72607665
 def _convert(text, like, name):
     "A string as the type of the field's present value."
     try:
@@ -105,5 +113,7 @@ def with_settings(
             config = replace(config, cohort=replace(config.cohort, **{k: _convert(v, getattr(config.cohort, k), k)}))
         elif k in own: config = replace(config, **{k: _convert(v, getattr(config, k), k)})
         elif k in theirs: config = replace(config, settings={**config.settings, k: _convert(v, getattr(model, k), k)})
-        else: raise InputError(f'no setting is called {k!r}; choose from {", ".join([*own, *names(config.cohort), *theirs])}')
+        else:
+            raise InputError(f'no setting is called {k!r}; choose from '
+                             f'{", ".join([*own, *names(config.cohort), *theirs])}')
     return config

@@ -17,21 +17,23 @@ from .files import InputError, read_tensors, save_tensors, staged
 from .callbacks import averaged, trained_tensors
 from .ranks import gathered, like, put, rank, total, whole, world
 
-# %% ../nbs/54_state.ipynb #96156214
+# %% ../nbs/54_state.ipynb #a7805b19
 def save_state(
     file, # .safetensors; replaced whole or not at all
     tensors, # name → tensor
     head, # JSON-able; kept in the file's metadata
 ):
     "Tensors and a header in one file."
-    save_tensors(file, tensors, 'free some space and run the same command again: it goes on from the last state', head=json.dumps(head))
+    save_tensors(file, tensors, 'free some space and run the same command again: it goes on from the last state',
+                 head=json.dumps(head))
 
 def read_state(file):
     "What `save_state` wrote; a damaged file is refused by name."
     tensors, texts = read_tensors(file, 'is not a readable training state', 'remove the run folder to start over')
     try: return tensors, json.loads(texts.get('head') or texts['state'])
     except (KeyError, ValueError):
-        raise InputError(f'{file}: is not a readable training state (it has no header); remove the run folder to start over') from None
+        raise InputError(f'{file}: is not a readable training state (it has no header); remove the run folder to '
+                         'start over') from None
 
 # %% ../nbs/54_state.ipynb #0280709c
 def backup_name(
@@ -56,7 +58,7 @@ def rotate_backups(
             try: os.link(now, f)
             except OSError: shutil.copyfile(now, f)  # a file system without links
 
-# %% ../nbs/54_state.ipynb #8a2f3373
+# %% ../nbs/54_state.ipynb #110008f0
 class State(Callback):
     "Save after each epoch; restore before the first."
     order = 90
@@ -65,7 +67,8 @@ class State(Callback):
         self.best = float('-inf')  # validation PSNR, dB
     def tensors(self):
         "What is restored by name; the base is fitted before training and never changes."
-        opt = {f'opt/{i}/{k}': v for i, s in enumerate(self.opt.state_dict()['state']) for k, v in s.items() if torch.is_tensor(v)}
+        opt = {f'opt/{i}/{k}': v for i, s in enumerate(self.opt.state_dict()['state']) for k,
+               v in s.items() if torch.is_tensor(v)}
         model = {f'model/{k}': t for k, t in trained_tensors(self.model).items()}
         means = {f'ema/{k}': v for k, v in self.ema.averages.items()}
         return {k: whole(t.detach()) for k, t in (model | means | opt).items()}
@@ -78,13 +81,14 @@ class State(Callback):
         if rank(): return
         rotate_backups(self.file, self.keep)
         save_state(self.file, tensors, dict(
-            epoch=epoch, step=step, begun=begun, lr=self.schedule.rate, used=self.schedule.spent, best=self.best, ema=self.ema.n,
+            epoch=epoch, step=step, begun=begun, lr=self.schedule.rate, used=self.schedule.spent, best=self.best,
+                                            ema=self.ema.n,
             rows=self.log.rows, opt=opt))
     def after_epoch(self):
         self.save(self.epoch + 1)
         if getattr(self.learn, 'finished', False): raise CancelFitException()
 
-# %% ../nbs/54_state.ipynb #73c01dfb
+# %% ../nbs/54_state.ipynb #d80f99f2
 def _read_whole_state(file, model):
     "Tensors and header of a state that fits the model; every other one is refused with what helps."
     before = backup_name(file, 1)
@@ -92,9 +96,11 @@ def _read_whole_state(file, model):
     try: tensors, head = read_state(file)
     except InputError as e: raise InputError(f'{e}, or {again}' if before.exists() else str(e)) from None
     if spoilt := [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]:
-        raise InputError(f'{file}: {spoilt[0]} holds NaN or infinite values; the file is damaged, so remove the run folder to start over')
+        raise InputError(f'{file}: {spoilt[0]} holds NaN or infinite values; the file is damaged, so remove the run '
+                         'folder to start over')
     shapes = lambda tensors: {k: tuple(t.shape) for k, t in tensors.items() if not k.startswith('opt/')}
-    mine = {f'{name}/{k}': t for name, found in dict(model=trained_tensors, ema=averaged).items() for k, t in found(model).items()}
+    mine = {f'{name}/{k}': t for name, found in dict(model=trained_tensors, ema=averaged).items() for k,
+            t in found(model).items()}
     if shapes(mine) != shapes(tensors) or set(head) < {'opt', 'best', 'ema', 'rows', 'used', 'epoch'}:
         raise InputError(f'{file}: belongs to another model; choose another run folder')
     return tensors, head
@@ -104,7 +110,8 @@ def restore(self:State, learn):
     "Put a saved state into the learner; returns what has been done: epochs, and batches of the next one."
     if not self.file.exists():
         if (before := backup_name(self.file, 1)).exists():
-            raise InputError(f'{self.file}: is gone; rename {before.name} to {self.file.name} to go on from the state before it, '
+            raise InputError(f'{self.file}: is gone; rename {before.name} to {self.file.name} to go on from the state '
+                             'before it, '
                              'or remove the run folder to start over')
         return 0, 0
     tensors, head = _read_whole_state(self.file, learn.model)
@@ -121,7 +128,7 @@ def restore(self:State, learn):
     self.schedule.rate = head.get('lr', self.schedule.rate)
     return head['epoch'], head.get('step', 0)
 
-# %% ../nbs/54_state.ipynb #f830bec1
+# %% ../nbs/54_state.ipynb #f6e37688
 class Stop(Callback):
     "Ctrl-C and SIGTERM: finish the step, save, leave. Several processes leave after the same step."
     order = 91
@@ -145,24 +152,33 @@ class Stop(Callback):
         # signals within 1 s are one request: a service manager signals parent and child
         if self.heard and time.monotonic() - self.heard > 1: self.leave()
         self.asked, self.heard = self.asked or number, self.heard or time.monotonic()
-    def agree(self):
-        "By which signal any of the processes was asked."
-        if world() > 1 and total(torch.tensor(float(self.asked > 0))): self.asked = self.asked or signal.SIGTERM
-        return self.asked
-    def leave(self):
-        if callable(handler := self.before.get(self.asked)): handler(self.asked, None)
-        sys.exit(128 + self.asked)
-    def after_batch(self):
-        if world() > 1 and not self.training: return  # each has batches of its own: it goes on to the end of the epoch
-        if not self.agree() or getattr(self.learn, 'held', False): return
-        if not self.training: self.state.ema.swap()  # the weights are back, the averages apart
-        step = self.iter + 1 if self.training else self.learn.reseed.steps
-        self.state.save(self.epoch, step)
-        self.agree()  # wait until the first process has written: when one leaves, the others are told to
-        print(f'Asked to stop in epoch {self.epoch}: the state is saved, and the same call goes on from there.', flush=True)
-        self.leave()
-    def after_epoch(self):
-        if self.agree(): self.leave()
+
+# %% ../nbs/54_state.ipynb #702e0a5e
+@patch
+def agree(self:Stop):
+    "By which signal any of the processes was asked."
+    if world() > 1 and total(torch.tensor(float(self.asked > 0))): self.asked = self.asked or signal.SIGTERM
+    return self.asked
+
+@patch
+def leave(self:Stop):
+    if callable(handler := self.before.get(self.asked)): handler(self.asked, None)
+    sys.exit(128 + self.asked)
+
+@patch
+def after_batch(self:Stop):
+    if world() > 1 and not self.training: return  # each has batches of its own: it goes on to the end of the epoch
+    if not self.agree() or getattr(self.learn, 'held', False): return
+    if not self.training: self.state.ema.swap()  # the weights are back, the averages apart
+    step = self.iter + 1 if self.training else self.learn.reseed.steps
+    self.state.save(self.epoch, step)
+    self.agree()  # wait until the first process has written: when one leaves, the others are told to
+    print(f'Asked to stop in epoch {self.epoch}: the state is saved, and the same call goes on from there.', flush=True)
+    self.leave()
+
+@patch
+def after_epoch(self:Stop):
+    if self.agree(): self.leave()
 
 # %% ../nbs/54_state.ipynb #c0facb8c
 class SaveBest(Callback):

@@ -6,7 +6,7 @@
 __all__ = ['tune_allocator', 'build', 'stage_before', 'model_config', 'learner', 'criterion', 'fit', 'earlier_run',
            'dry_run_step']
 
-# %% ../nbs/55_training.ipynb #a2a95cf0
+# %% ../nbs/55_training.ipynb #7ec02f4b
 import ctypes, json, platform, shutil
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -20,16 +20,18 @@ from .provenance import provenance
 from .memory import checkpoint_blocks
 from .models.saved import load_saved, model_class, saved_class
 from .run_config import RunConfig, preset_of, with_settings
-from .callbacks import (Accumulate, Bar, Diverged, EMA, EpochLog, Gate, GiveXrays, Guard, Page, Penalty, Reseed, Schedule, Score,
+from .callbacks import (Accumulate, Bar, Diverged, EMA, EpochLog, Gate, GiveXrays, Guard, Page, Penalty, Reseed,
+                               Schedule, Score,
                                averaged, learning_rate, live_line, model_page, tracker, trained_tensors)
 from .state import SaveBest, State, Stop, backup_name, read_state, rotate_backups, save_state
 from .ranks import Together, Unsharded, first_then_rest, joined, rank, sharded, shared, world
 try: import fcntl
 except ImportError: fcntl = None  # not on Windows
 
-# %% ../nbs/55_training.ipynb #060a8400
+# %% ../nbs/55_training.ipynb #0771ca1f
 def tune_allocator():
-    "On Linux, keep big tensors' memory instead of returning it to the kernel at every free: a step is about 1.3 times as fast."
+    """On Linux, keep big tensors' memory instead of returning it to the kernel at every free: a step is about 1.3
+    times as fast."""
     if platform.system() != 'Linux': return
     try:
         libc = ctypes.CDLL('libc.so.6')
@@ -91,7 +93,7 @@ def model_config(
     changes = model_class(config.model).changes_from(config, _config_before(before) if before else None, fitted)
     return replace(preset_of(config), **{**changes, **config.settings})
 
-# %% ../nbs/55_training.ipynb #7afd48d9
+# %% ../nbs/55_training.ipynb #bcc97711
 def learner(
     config:RunConfig,
     cohort, # of the class that the model declares
@@ -104,20 +106,24 @@ def learner(
     dls = shared(cohort.dataloaders(config.batch_size, config.seed, device, config.num_workers, config.passes))
     loss = criterion(config, model)
     cbs, state, reseed, score = _callbacks(config, model, run, floors)
-    if config.checkpointing: checkpoint_blocks(model, None if config.checkpointing == 'blocks' else config.checkpointing.split(','))
+    if config.checkpointing:
+        checkpoint_blocks(model, None if config.checkpointing == 'blocks' else config.checkpointing.split(','))
     model = model.to(device)
     if config.shard and world() > 1: model = sharded(model)
-    learn = Learner(dls, model, loss_func=loss, opt_func=partial(Adam, decouple_wd=True), lr=config.lr, wd=config.weight_decay,
+    learn = Learner(dls, model, loss_func=loss, opt_func=partial(Adam, decouple_wd=True), lr=config.lr,
+                    wd=config.weight_decay,
                     cbs=cbs, metrics=ValueMetric(score.mean, 'psnr_range2000'))
     if device.type == 'cuda': learn = learn.to_bf16()
     reseed.start, reseed.past = state.restore(learn)
     return learn
 
+# %% ../nbs/55_training.ipynb #cecfc929
 def _callbacks(config, model, run, floors): # → the list, and those of it that restore a state
     schedule, ema, score, reseed = Schedule(config), EMA(config.ema), Score(), Reseed(config.seed)
     log, floor = EpochLog(run/'log.csv', score, schedule), floors.get('mean_volume_psnr')
     state = State(run/'state.safetensors', ema, schedule, log, config.keep)
-    cbs = [reseed, GiveXrays(), Penalty(), schedule, ema, Guard(config.clip), score, Gate(score, floor, floors['base_psnr']), log]
+    cbs = [reseed, GiveXrays(), Penalty(), schedule, ema, Guard(config.clip), score,
+           Gate(score, floor, floors['base_psnr']), log]
     cbs += [SaveBest(run, score, state), state, Stop(state), Bar(schedule), *model.callbacks()]
     if world() > 1: cbs.append(Together())
     if config.shard and world() > 1: cbs.append(Unsharded())
@@ -133,14 +139,15 @@ def criterion(
     "What a run minimises."
     return model.criterion(config)
 
-# %% ../nbs/55_training.ipynb #5efee573
+# %% ../nbs/55_training.ipynb #96136610
 def fit(
     config:RunConfig,
     root, # a folder of CTs
     run, # the run's folder; the same call again resumes, and does nothing when the run is finished
     cache=None, # folder of the cohort's cache; default: `cache` in the run's folder
 ) -> dict: # what `run.json` says of the finished run
-    "Train a model. Leaves `model.safetensors` and `config.json` (the best average), `log.csv`, figures, the state and `run.json`."
+    """Train a model. Leaves `model.safetensors` and `config.json` (the best average), `log.csv`, figures, the state
+    and `run.json`."""
     with joined():
         done = earlier_run(run := Path(run), config)
         if done.get('finished'):
@@ -163,14 +170,15 @@ def _fit(config, root, run, cache, done): # done: what `run.json` says so far
     _announce(info, done, cohort, learn.reseed)
     _train(learn, config)
     rows = learn.epoch_log.rows
-    info |= dict(finished=True, psnr_range2000=learn.state.best, epochs=len(rows), steps=rows[-1][5], seconds=learn.schedule.spent)
+    info |= dict(finished=True, psnr_range2000=learn.state.best, epochs=len(rows), steps=rows[-1][5],
+                 seconds=learn.schedule.spent)
     with first_then_rest(): _write(run, info)
     return info
 
 def _write(run, info):
     if not rank(): write_json(run/'run.json', info)
 
-# %% ../nbs/55_training.ipynb #6063e34d
+# %% ../nbs/55_training.ipynb #c3b83c14
 @contextmanager
 def _claimed(run):
     "The run's folder for one training alone."
@@ -183,7 +191,8 @@ def _claimed(run):
     with lock:
         try: fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            raise InputError(f'{run}: another process is training in this folder; wait for it, or choose another') from None
+            busy = f'{run}: another process is training in this folder; wait for it, or choose another'
+            raise InputError(busy) from None
         except OSError: pass  # a file system without locks
         for folder in (run, run/'figures'):
             for rest in folder.glob('.*.tmp'): shutil.rmtree(rest, ignore_errors=True)
@@ -192,7 +201,7 @@ def _claimed(run):
             empty = not any(p.is_file() and p.name != '.lock' for p in run.rglob('*'))
             if new and empty: shutil.rmtree(run, ignore_errors=True)
 
-# %% ../nbs/55_training.ipynb #07b8e5ed
+# %% ../nbs/55_training.ipynb #c0c2f387
 def _train(learn, config):
     "The epochs that remain. An error comes out as it was raised, without fastai's preface."
     start, skip = learn.reseed.start, learn.reseed.past
@@ -207,18 +216,21 @@ def _announce(info, done, cohort, place):
     say, config, valid = partial(print, flush=True), info['config'], len(info['patients']['valid'])
     names = dict(mean_volume_psnr='the mean volume scores', base_psnr='its base scores')
     floors = ', '.join(f'{name} {info[k]:.2f} dB' for k, name in names.items() if info.get(k) is not None)
-    say(f'{cohort}; {config["model"]}:{config["preset"]}, {info["parameters"]/1e6:.2f} M parameters' + (f'; on the validation part {floors}' if floors else ''))
+    about = f'{cohort}; {config["model"]}:{config["preset"]}, {info["parameters"]/1e6:.2f} M parameters'
+    say(f'{about}; on the validation part {floors}' if floors else about)
     if valid < 5: say(f'Note: {valid} validation patients choose the best epoch, which is little evidence.')
     if world() > 1: say(f'{world()} processes share each batch of {config["batch_size"]}.')
     if not (place.start or place.past): return
-    say(f'Resuming in epoch {place.start} after step {place.past - 1}.' if place.past else f'Resuming after epoch {place.start - 1}.')
+    say(f'Resuming in epoch {place.start} after step {place.past - 1}.' if place.past else 'Resuming after epoch '
+                                                                                           f'{place.start - 1}.')
     counts = dict(threads=lambda p: p.get('hardware', {}).get('threads'), processes=lambda p: p.get('processes', 1))
     for name, of in counts.items():
         was, now = (of(p.get('provenance', {})) for p in (done, info))
         if was and was != now:
-            say(f'Note: begun with {was} {name}, now {now}: the weights will differ in their last bits from an undisturbed run.')
+            say(f'Note: begun with {was} {name}, now {now}: the weights will differ in their last bits from an '
+                'undisturbed run.')
 
-# %% ../nbs/55_training.ipynb #06548c6e
+# %% ../nbs/55_training.ipynb #56cd0800
 def earlier_run(
     run:Path, # its folder
     config:RunConfig,
@@ -226,7 +238,8 @@ def earlier_run(
     "What `run.json` says of an earlier process, `{}` if there was none. A run of other settings is refused."
     if not (run/'run.json').exists():
         if (run/'state.safetensors').exists():
-            raise InputError(f'{run}: holds the state of a training but no run.json that says of which; choose another folder')
+            raise InputError(f'{run}: holds the state of a training but no run.json that says of which; choose '
+                             'another folder')
         return {}
     done = read_json(run/'run.json')
     who = done.get('patients', {}) if isinstance(done, dict) else None
@@ -234,13 +247,16 @@ def earlier_run(
         raise InputError(f'{run/"run.json"}: is damaged; restore the file, or choose another folder')
     try: old = asdict(RunConfig(**done['config']))
     except (KeyError, TypeError) as e:
-        raise InputError(f'{run}: its run.json is from another version of this library ({e}); choose another folder') from None
+        text = f'{run}: its run.json is from another version of this library ({e}); choose another folder'
+        raise InputError(text) from None
     new, old = (json.loads(json.dumps(c)) for c in (asdict(config), old))
     free = 'num_workers', 'figures', 'track', 'keep', 'shard'  # they do not change what is learnt
     if different := [f'{k} was {old[k]}, now {new[k]}' for k in new if new[k] != old[k] and k not in free]:
-        raise InputError(f'{run}: holds a run with other settings ({"; ".join(different)}); choose another folder, or the same settings to resume')
+        raise InputError(f'{run}: holds a run with other settings ({"; ".join(different)}); choose another folder, or '
+                         'the same settings to resume')
     return done
 
+# %% ../nbs/55_training.ipynb #78d58165
 def _who(cohort):
     who = {n: cohort.patients(n) for n in cohort.parts}
     return dict(patients={n: sorted(set(p)) for n, p in who.items()}, cases={n: len(p) for n, p in who.items()})
@@ -251,9 +267,11 @@ def _same_patients(run, done, info):
     differ = sorted({p for n, now in info['patients'].items() for p in set(now) ^ set(done['patients'].get(n, []))})
     if differ:
         names = ', '.join(differ[:3]) + '…'*(len(differ) > 3)
-        raise InputError(f'{run}: was begun with other patients ({len(differ)} differ: {names}); give the same CTs to resume, or choose another folder')
+        raise InputError(f'{run}: was begun with other patients ({len(differ)} differ: {names}); give the same CTs to '
+                         'resume, or choose another folder')
     if done.get('cases', info['cases']) != info['cases']:
-        raise InputError(f'{run}: was begun with {done["cases"]} CTs, now there are {info["cases"]}; give the same CTs to resume, or choose another folder')
+        raise InputError(f'{run}: was begun with {done["cases"]} CTs, now there are {info["cases"]}; give the same '
+                         'CTs to resume, or choose another folder')
 
 # %% ../nbs/55_training.ipynb #c3268b79
 def dry_run_step(
@@ -274,7 +292,7 @@ def dry_run_step(
     loss = lambda out: kept['loss'](out, empty(target), empty(given))
     return dict(model=made, inputs=inputs, loss=loss, copies=1)  # the moving average of the weights
 
-# %% ../nbs/55_training.ipynb #5df4a13b
+# %% ../nbs/55_training.ipynb #92f0d739
 from collections.abc import Mapping
 from xray_ct.data.cohort import Cohort, CohortConfig
 from xray_ct.data.pairs import PairCohort, PairConfig
@@ -290,4 +308,5 @@ class _Lazy(Mapping):
 
 # old names and places, until 0.3
 rehearsal, _earlier, older, shift = dry_run_step, earlier_run, backup_name, rotate_backups
-presets, models, cohorts = _Lazy(lambda cls: cls.preset), _Lazy(lambda cls: (cls.preset, cls)), _Lazy(lambda cls: cls.data)
+presets, models, cohorts = _Lazy(lambda cls: cls.preset), _Lazy(lambda cls: (cls.preset,
+                                                                             cls)), _Lazy(lambda cls: cls.data)

@@ -30,7 +30,7 @@ def shuffle3d(
     x = x.reshape(B, C//r**3, r, r, r, D, H, W).permute(0, 1, 5, 2, 6, 3, 7, 4)
     return x.reshape(B, C//r**3, D*r, H*r, W*r)
 
-# %% ../../nbs/30_layers.ipynb #e3816d39
+# %% ../../nbs/30_layers.ipynb #e3fe4b1a
 def norm3d(
     channels:int,
 )->nn.GroupNorm:
@@ -41,7 +41,8 @@ def norm_is_degenerate(
     channels:int,
     cells:int, # voxels or pixels of the map
 )->bool:
-    "True if a group of `norm3d` would contain one value: normalising it always gives 0, and PyTorch refuses to train it."
+    """True if a group of `norm3d` would contain one value: normalising it always gives 0, and PyTorch refuses to
+    train it."""
     return channels//math.gcd(8, channels)*cells <= 1
 
 def zeroed(

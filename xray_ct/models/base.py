@@ -43,7 +43,8 @@ def loo_errors(
     lambdas, # penalties to try, in the units of K
     same=None, # (N, N) bool, True where two cases are of one patient; None: everybody has one
 ): # (len(lambdas),) mean squared error, each patient predicted without his own cases
-    "LOO(λ) = mean_i (B M G M B)_ii, with M = (K + λI)⁻¹ from one eigendecomposition and B the inverse of M within patients."
+    """LOO(λ) = mean_i (B M G M B)_ii, with M = (K + λI)⁻¹ from one eigendecomposition and B the inverse of M within
+    patients."""
     s, Q = torch.linalg.eigh(kernel.double())
     rotated = Q.T @ gram.double() @ Q
     errors = []
@@ -64,24 +65,33 @@ class Ridge(nn.Module):
         pixels=64, # X-rays finer than this are area-pooled to it
         constant=3., # value of the constant feature
         half=False, # store the volumes in float16?
-        patients=None, # a number for each case, the stored ones first, equal where the patient is; None: n different patients
+        # a number for each case, the stored ones first, equal where the patient is; None: n different patients
+        patients=None,
     ):
         super().__init__()
-        xray_shape, vol_shape, patients = tuple(map(int, xray_shape)), tuple(map(int, vol_shape)), None if patients is None else list(map(int, patients))
+        xray_shape, vol_shape = tuple(map(int, xray_shape)), tuple(map(int, vol_shape))
+        patients = None if patients is None else list(map(int, patients))
         store_attr('n,xray_shape,vol_shape,stride,pixels,constant,half,patients')
-        if patients is not None and len(patients) < n: raise InputError(f'Ridge: {n} cases but {len(patients)} patients named; one for each case, equal where the patient is the same')
-        if any(s % stride for s in vol_shape): raise InputError(f'Ridge: stride {stride} does not divide the volume {vol_shape}; choose a stride that does, or 1')
+        if patients is not None and len(patients) < n:
+            raise InputError(f'Ridge: {n} cases but {len(patients)} patients named; one for each case, equal where '
+                             'the patient is the same')
+        if any(s % stride for s in vol_shape):
+            raise InputError(f'Ridge: stride {stride} does not divide the volume {vol_shape}; choose a stride that '
+                             'does, or 1')
         V, h, w = xray_shape
         self.register_buffer('filters', torch.zeros(n, V*min(h, pixels)*min(w, pixels) + 1))  # MΦ
         self.register_buffer('center', torch.zeros(self.filters.shape[1]))  # φ̄, the mean feature vector
         self.register_buffer('offset', torch.zeros(n))  # MΦφ̄
         self.register_buffer('leave', torch.zeros(n, n))  # (M B)ᵀ; row i is M[:,i]/M_ii for a patient with one case
-        self.register_buffer('volumes', torch.zeros(n, *(s//stride for s in vol_shape), dtype=torch.half if half else torch.float))
+        self.register_buffer('volumes',
+                             torch.zeros(n, *(s//stride for s in vol_shape), dtype=torch.half if half else torch.float))
         self.register_buffer('relative_lambda', torch.tensor(0.))  # λ over the mean diagonal of K
-        self.register_buffer('patient', torch.arange(n) if patients is None else torch.tensor(patients), persistent=False)  # in config()
+        numbers = torch.arange(n) if patients is None else torch.tensor(patients)
+        self.register_buffer('patient', numbers, persistent=False)  # in config()
 
     def config(self): # dict of plain numbers: Ridge(**config) has the right shapes for load_state_dict
-        return {k: getattr(self, k) for k in 'n xray_shape vol_shape stride pixels constant half'.split()} | ({} if self.patients is None else {'patients': self.patients})
+        own = {k: getattr(self, k) for k in 'n xray_shape vol_shape stride pixels constant half'.split()}
+        return own if self.patients is None else {**own, 'patients': self.patients}
 
 # %% ../../nbs/41_ridge.ipynb #ba71b38b
 @patch(cls_method=True)
@@ -94,7 +104,8 @@ def fit(cls:Ridge,
     **kw # stride, pixels, constant, half
 ): # a fitted Ridge
     "Ridge regression of `volumes` on `xrays`."
-    if len(xrays) != len(volumes): raise InputError(f'Ridge.fit: {len(xrays)} sets of X-rays but {len(volumes)} volumes; one of each a case')
+    if len(xrays) != len(volumes):
+        raise InputError(f'Ridge.fit: {len(xrays)} sets of X-rays but {len(volumes)} volumes; one of each a case')
     if len(xrays) < 2: raise InputError('Ridge.fit: needs at least two training cases')
     self = cls(len(xrays), xrays.shape[1:], volumes[0].shape[1:], patients=_numbered(patients), **kw)
     for i in range(len(xrays)): self.volumes[i] = F.avg_pool3d(volumes[i].float(), self.stride)[0]
@@ -109,7 +120,8 @@ def fit(cls:Ridge,
     self.offset.copy_(M @ (phi @ self.center.double()))
     same = self.same()
     # rounded, M B is only nearly the identity within a patient; exactly, it makes the left-out coefficients exactly 0
-    self.leave.copy_(M/M.diagonal()[:, None] if same is None else torch.linalg.solve(M*same, M).masked_fill(same, 0).fill_diagonal_(1))
+    self.leave.copy_(M/M.diagonal()[:, None] if same is None
+                     else torch.linalg.solve(M*same, M).masked_fill(same, 0).fill_diagonal_(1))
     return self
 
 # %% ../../nbs/41_ridge.ipynb #79b1e66f
@@ -122,7 +134,8 @@ def same(self:Ridge): # (N, N) bool, or None where every patient has one case
 @patch
 def _choose(self:Ridge, K, scale, lambdas):
     "λ relative to `scale` with the smallest leave-one-out error."
-    grid = torch.logspace(-6, 1, 29, dtype=torch.double) if lambdas is None else torch.as_tensor(lambdas, dtype=torch.double)
+    grid = torch.logspace(-6, 1, 29, dtype=torch.double) if lambdas is None else torch.as_tensor(lambdas,
+                                                                                                 dtype=torch.double)
     Y = self.volumes.flatten(1)
     self.loo = {'lambdas': grid, 'mse': loo_errors(K, _gram(Y)/Y.shape[1], grid*scale, self.same())}
     return grid[self.loo['mse'].argmin()]
@@ -146,8 +159,11 @@ def coefficients(self:Ridge,
     "c = M k, and c ← c − M[:,g] M_gg⁻¹ c_g where a row's pictures are of a training patient, whose cases are g."
     c = self.offset + (ridge_features(xrays.float(), self.pixels, self.constant) - self.center) @ self.filters.T
     if case is None: return c
-    if int(case.max()) >= len(self.patient): raise InputError(f'Ridge: case {int(case.max())} was named, but only {len(self.patient)} are known; give Ridge.fit the patients of all training cases')
-    own = (self.patient[case.clamp(min=0), None] == self.patient[:self.n]) & (case >= 0)[:, None]  # (B, N): the patient's cases
+    if int(case.max()) >= len(self.patient):
+        raise InputError(f'Ridge: case {int(case.max())} was named, but only {len(self.patient)} are known; give '
+                         'Ridge.fit the patients of all training cases')
+    # (B, N): the patient's cases
+    own = (self.patient[case.clamp(min=0), None] == self.patient[:self.n]) & (case >= 0)[:, None]
     return c - (c*own) @ self.leave  # leave is 1 on the diagonal: these become exactly 0
 
 @patch
@@ -156,8 +172,11 @@ def forward(self:Ridge,
     case=None, # (B,) int64 training case of each row, −1: none
 ): # (B, 1, D, H, W) model space, not clipped
     "The weighted sum of the training volumes, each training case left out of its own."
-    if tuple(xrays.shape[1:]) != self.xray_shape: raise InputError(f'Ridge: fitted to X-rays of (views, rows, columns) {self.xray_shape}, got {tuple(xrays.shape[1:])}; fit it again for this detector')
+    if tuple(xrays.shape[1:]) != self.xray_shape:
+        raise InputError(f'Ridge: fitted to X-rays of (views, rows, columns) {self.xray_shape}, got '
+                         f'{tuple(xrays.shape[1:])}; fit it again for this detector')
     with torch.autocast(xrays.device.type, enabled=False):
         y = self.coefficients(xrays, case) @ self.volumes.flatten(1).float()
         y = y.unflatten(1, (1, *self.volumes.shape[1:]))
-        return y if self.stride == 1 else F.interpolate(y, scale_factor=self.stride, mode='trilinear', align_corners=False)
+        return y if self.stride == 1 else F.interpolate(y, scale_factor=self.stride, mode='trilinear',
+                                                        align_corners=False)

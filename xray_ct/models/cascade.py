@@ -6,13 +6,15 @@
 __all__ = ['Denoised', 'Condition', 'UnifiedHybridViTCascade', 's3', 'cascades', 'StageConfig', 'UnifiedCascadeStage',
            'DiffusionLoss', 'cascade_preset', 'cascade_configs']
 
-# %% ../../nbs/44_cascade.ipynb #22bf4559
+# %% ../../nbs/44_cascade.ipynb #e6bccdfd
 from collections import namedtuple
 from dataclasses import dataclass, replace
+from functools import partial
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
+from fastcore.basics import patch
 from ..files import InputError
 from ..projector import Geometry
 from ..diffusion import Diffusion, NoiseSchedule, sample as sampler, seeded_noise, timestep_embedding
@@ -23,20 +25,23 @@ from .direct import DirectModel
 from .hybrid import HybridConfig, HybridModel
 from .saved import models
 
-# %% ../../nbs/44_cascade.ipynb #56a8da2f
+# %% ../../nbs/44_cascade.ipynb #91d7982e
 @dataclass(frozen=True)
 class StageConfig(HybridConfig):
     "Everything that rebuilds an `UnifiedCascadeStage` and the stages before it."
     previous: dict = None           # {'kind', 'model'} of the stage before; None: this is the first
-    share_encoder: bool = True      # read the X-rays with the frozen encoder of the stage before, or with one of its own
+    # read the X-rays with the frozen encoder of the stage before, or with one of its own
+    share_encoder: bool = True
     prediction: str = 'v'           # 'v', 'x0' or 'eps'
     schedule: str = 'cosine'
     zero_terminal_snr: bool = False
     min_snr_gamma: float = 0.       # 0: plain MSE; see below for why
     vector_width: int = 128         # of timestep, pooled X-ray embedding and noise level together
-    augment: float = .1             # largest noise on the previous volume in training, standard deviation in model space (0.1 is 100 HU)
+    # largest noise on the previous volume in training, standard deviation in model space (0.1 is 100 HU)
+    augment: float = .1
     level: float = .05              # the same at inference
-    blend: float = 0.               # largest share, in training, of the first stage's base in the previous volume: errors such as a real stage makes
+    # largest share, in training, of the first stage's base in the previous volume: errors such as a real stage makes
+    blend: float = 0.
     sample_steps: int = 8           # DDIM steps
     eta: float = 0.                 # 0: DDIM; 1: ancestral
     consistent_steps: int = 0       # conjugate-gradient steps towards the X-rays at every sampling step; 0: off
@@ -51,21 +56,26 @@ class StageConfig(HybridConfig):
             found = 'there is none' if self.previous is None else f'base is {self.base!r}'
             raise InputError(f"StageConfig: base='previous' and a previous stage belong together; {found}")
         if not 0 <= self.level <= self.augment:
-            raise InputError(f'StageConfig: level={self.level} must be from 0 to augment={self.augment}, the largest that training saw')
+            raise InputError(f'StageConfig: level={self.level} must be from 0 to augment={self.augment}, the largest '
+                             'that training saw')
         for k in ('sample_steps', 'samples'):
             if getattr(self, k) < 1: raise InputError(f'StageConfig: {k}={getattr(self, k)}: at least 1 is needed')
-        if self.previous: _check_pictures(Geometry.from_dict(self.geometry), Geometry.from_dict(self.previous['model']['geometry']))
+        if self.previous:
+            _check_pictures(Geometry.from_dict(self.geometry), Geometry.from_dict(self.previous['model']['geometry']))
 
+# %% ../../nbs/44_cascade.ipynb #0c2b3c06
 def _check_pictures(mine, theirs):
     "The stages of a cascade look at the same X-rays and reconstruct the same field."
-    differ = [k for k in ('views', 'det_shape', 'pixel', 'sdd', 'sid', 'mode', 'extent') if getattr(mine, k) != getattr(theirs, k)]
+    differ = [k for k in ('views', 'det_shape', 'pixel', 'sdd', 'sid', 'mode', 'extent')
+              if getattr(mine, k) != getattr(theirs, k)]
     if differ:
         values = ', '.join(f'{getattr(theirs, k)}, now {getattr(mine, k)}' for k in differ)
         raise InputError(f'StageConfig: the stage before was trained with other {", ".join(differ)} ({values}); '
                          'the stages of a cascade share X-rays and field')
 
-# %% ../../nbs/44_cascade.ipynb #a5143493
-Denoised = namedtuple('Denoised', 'loss volume')                   # (B,) weighted error of the prediction; (B, 1, D, H, W) x̂₀ as a volume
+# %% ../../nbs/44_cascade.ipynb #a460478e
+# (B,) weighted error of the prediction; (B, 1, D, H, W) x̂₀ as a volume
+Denoised = namedtuple('Denoised', 'loss volume')
 Condition = namedtuple('Condition', 'inputs vector tokens base')   # all that does not change while a sample is drawn
 
 class UnifiedCascadeStage(HybridModel):
@@ -73,49 +83,53 @@ class UnifiedCascadeStage(HybridModel):
     Config, kind, needs_target = StageConfig, 'cascade', True
     run_fields = 'previous', 'projection'
     presets = dict(
-        tiny=dict(backbone='unet', prediction='x0', sample_steps=4, level=0., widths=(32, 80, 144, 144), down_blocks=(0, 1, 1, 1), up_blocks=(1, 1, 1)),
+        tiny=dict(backbone='unet', prediction='x0', sample_steps=4, level=0., widths=(32, 80, 144, 144),
+                  down_blocks=(0, 1, 1, 1), up_blocks=(1, 1, 1)),
         vit=lambda geometry: _vit_stage(geometry))
     def __init__(self, config:StageConfig):
         c = config
         self.__dict__['previous'] = None                             # until there is one; `set_geometry` asks
         super().__init__(c, extra=c.work_stride**3, cond=c.vector_width)
-        self.diffusion = Diffusion(NoiseSchedule(c.schedule, zero_terminal_snr=c.zero_terminal_snr), c.prediction, c.min_snr_gamma)
-        self.time = nn.Sequential(nn.Linear(c.vector_width, c.vector_width), nn.SiLU(), nn.Linear(c.vector_width, c.vector_width))
+        self.diffusion = Diffusion(NoiseSchedule(c.schedule, zero_terminal_snr=c.zero_terminal_snr), c.prediction,
+                                   c.min_snr_gamma)
+        self.time = nn.Sequential(nn.Linear(c.vector_width, c.vector_width), nn.SiLU(),
+                                  nn.Linear(c.vector_width, c.vector_width))
         self.pool = nn.Linear(self.encoder.to_tokens[1].out_channels, c.vector_width)
         self.noisy = zeroed(nn.Linear(1, c.vector_width))
         self.skip = zeroed(nn.Linear(c.vector_width, 1))             # x_t passes the backbone's coarser grid by
         self.register_buffer('residual_std', torch.ones(()))         # s, measured before training
         if c.previous: self._follow(models[c.previous['kind']])
 
-    def _follow(self, cls):
-        "Build the stage before; unless `joint`, it stays as it is."
-        c = self.config
-        self.previous = cls(cls.Config.from_dict(c.previous['model'])).requires_grad_(c.joint)
-        if not c.share_encoder: return
-        own, theirs = ([(k, v.shape) for k, v in m.encoder.state_dict().items()] for m in (self, self.previous))
-        if own != theirs:
-            raise InputError('StageConfig: the encoder of the stage before has another size; '
-                             'use the same encoder_* and vit_layers, or share_encoder=False')
-        del self.encoder
-        self.__dict__['encoder'] = self.previous.encoder  # not a submodule of this one: it exists once
-
     @property
-    def root(self): return self.previous.root if self.previous is not None else self  # the stage that holds the ridge base
+    def root(self): # the stage that holds the ridge base
+        return self if self.previous is None else self.previous.root
     @property
     def stages(self): # of the cascade, the first one first
-        before = [] if self.previous is None else self.previous.stages if isinstance(self.previous, UnifiedCascadeStage) else [self.previous]
+        if self.previous is None: return [self]
+        before = self.previous.stages if isinstance(self.previous, UnifiedCascadeStage) else [self.previous]
         return [*before, self]
     def train(self, mode=True):
         super().train(mode)
         if self.previous is not None and not self.config.joint: self.previous.eval()
         return self
 
+# %% ../../nbs/44_cascade.ipynb #67e088e3
+@patch
+def _follow(self:UnifiedCascadeStage, cls):
+    "Build the stage before; unless `joint`, it stays as it is."
+    c = self.config
+    self.previous = cls(cls.Config.from_dict(c.previous['model'])).requires_grad_(c.joint)
+    if not c.share_encoder: return
+    own, theirs = ([(k, v.shape) for k, v in m.encoder.state_dict().items()] for m in (self, self.previous))
+    if own != theirs:
+        raise InputError('StageConfig: the encoder of the stage before has another size; '
+                         'use the same encoder_* and vit_layers, or share_encoder=False')
+    del self.encoder
+    self.__dict__['encoder'] = self.previous.encoder  # not a submodule of this one: it exists once
 
 UnifiedHybridViTCascade = UnifiedCascadeStage  # a cascade is its last stage, which holds the others
 
-# %% ../../nbs/44_cascade.ipynb #4d45f48a
-from fastcore.basics import patch
-
+# %% ../../nbs/44_cascade.ipynb #20f974c8
 @patch
 def set_geometry(self:UnifiedCascadeStage, g)->UnifiedCascadeStage:
     "All stages for another acquisition of the same field."
@@ -137,8 +151,8 @@ def base_volume(self:UnifiedCascadeStage,
 )->Tensor: # (B, 1, D, H, W) model space
     "What this stage corrects: at inference, what the stage before really made of these X-rays."
     if self.previous is None: return DirectModel.base_volume(self, xrays, case)
-    low = self.previous.sample(xrays, case, seeds) if isinstance(self.previous, UnifiedCascadeStage) else self.previous(xrays, case)
-    return self._up(low)
+    if isinstance(self.previous, UnifiedCascadeStage): return self._up(self.previous.sample(xrays, case, seeds))
+    return self._up(self.previous(xrays, case))
 
 # %% ../../nbs/44_cascade.ipynb #29fa515c
 @patch
@@ -162,7 +176,7 @@ def measure_std(self:UnifiedCascadeStage,
     errors = [lacks(*items[i]).square().mean() for i in range(min(n, len(items)))]
     return self.residual_std.fill_(torch.stack(errors).mean().sqrt()).item()
 
-# %% ../../nbs/44_cascade.ipynb #6c93acec
+# %% ../../nbs/44_cascade.ipynb #7b546e7f
 @patch
 @torch.no_grad()
 def teacher(self:UnifiedCascadeStage, xrays, case, target): # base (B, 1, D, H, W), noise level (B,)
@@ -188,6 +202,7 @@ def condition(self:UnifiedCascadeStage,
     vector = self.pool(f.pooled) + self.noisy(level[:, None]/max(self.config.augment, 1e-6))
     return Condition(self.inputs(xrays, base, f), vector, f.tokens, base)
 
+# %% ../../nbs/44_cascade.ipynb #c6ae26f3
 @patch
 def denoise(self:UnifiedCascadeStage,
     x_t, # (B, 1, D, H, W)
@@ -197,9 +212,11 @@ def denoise(self:UnifiedCascadeStage,
     "The network's prediction."
     vector = condition.vector + self.time(timestep_embedding(t, self.config.vector_width).to(condition.vector.dtype))
     x = torch.cat([condition.inputs, unshuffle3d(x_t, self.config.work_stride)], 1)
-    run = (lambda *a: checkpoint(self.backbone, *a, use_reentrant=False)) if self.config.checkpointing and torch.is_grad_enabled() else self.backbone
+    recompute = self.config.checkpointing and torch.is_grad_enabled()
+    run = partial(checkpoint, self.backbone, use_reentrant=False) if recompute else self.backbone
     h = run(x, vector, condition.tokens)
-    return (shuffle3d(self.head(F.silu(self.norm(h))), self.config.work_stride) + self.skip(F.silu(vector))[..., None, None, None]*x_t).float()
+    past = self.skip(F.silu(vector))[..., None, None, None]*x_t
+    return (shuffle3d(self.head(F.silu(self.norm(h))), self.config.work_stride) + past).float()
 
 @patch
 def terms(self:UnifiedCascadeStage, xrays, case, target)->Denoised:
@@ -212,10 +229,11 @@ def terms(self:UnifiedCascadeStage, xrays, case, target)->Denoised:
     out = self.denoise(x_t, t, self.condition(xrays, base, level))
     loss = self.diffusion.loss(out, x_0, noise, t)
     if self.config.joint and isinstance(self.previous, UnifiedCascadeStage):
-        loss = loss + self.previous.terms(xrays, case, F.interpolate(target, size=self.previous.geometry.vol_shape, mode='area')).loss
+        low = F.interpolate(target, size=self.previous.geometry.vol_shape, mode='area')
+        loss = loss + self.previous.terms(xrays, case, low).loss
     return Denoised(loss, base + self.residual_std*self.diffusion.x0(out, x_t, t))
 
-# %% ../../nbs/44_cascade.ipynb #4642afcb
+# %% ../../nbs/44_cascade.ipynb #289bf532
 @patch
 @torch.no_grad()
 def sample(self:UnifiedCascadeStage,
@@ -231,16 +249,23 @@ def sample(self:UnifiedCascadeStage,
     seeds, s, k = list(seeds) if seeds is not None else [0]*B, self.residual_std, len(self.stages)
     base = self.base_volume(xrays, case, seeds) if base is None else base
     level = xrays.new_full((B,), c.level if c.previous else 0.)
-    if c.previous: base = base + self._up(seeded_noise((1, *self.previous.geometry.vol_shape), [(i, k, 1) for i in seeds], xrays.device)*c.level)
+    if c.previous:
+        noise = seeded_noise((1, *self.previous.geometry.vol_shape), [(i, k, 1) for i in seeds], xrays.device)
+        base = base + self._up(noise*c.level)
     known = self.condition(xrays, base, level)
-    constrain = consistency.data_consistency(xrays, self.projector, base, s, steps=c.consistent_steps) if c.consistent_steps else None
+    constrain = None
+    if c.consistent_steps:
+        constrain = consistency.data_consistency(xrays, self.projector, base, s, steps=c.consistent_steps)
     x_T = seeded_noise((1, *self.geometry.vol_shape), [(i, k, 0) for i in seeds], xrays.device)
-    x_0 = sampler(lambda x, t: self.denoise(x, t, known), x_T, self.diffusion, steps, c.eta, clip=((-1 - base)/s, (1 - base)/s), constrain=constrain, seeds=seeds, progress=progress)
+    x_0 = sampler(lambda x, t: self.denoise(x, t, known), x_T, self.diffusion, steps, c.eta,
+                  clip=((-1 - base)/s, (1 - base)/s), constrain=constrain, seeds=seeds, progress=progress)
     return base + s*x_0
 
+# %% ../../nbs/44_cascade.ipynb #780ee88c
 @patch
 def draws(self:UnifiedCascadeStage, xrays, n, case=None, seed=0, **kw)->Tensor: # (n, B, 1, D, H, W) model space
-    "Several samples for each case: their mean approaches the regression, their spread says where the X-rays leave it open."
+    """Several samples for each case: their mean approaches the regression, their spread says where the X-rays leave
+    it open."""
     return torch.stack([self.sample(xrays, case, [seed + i]*len(xrays), **kw) for i in range(n)])
 
 @patch
@@ -269,7 +294,7 @@ class DiffusionLoss(nn.Module):
         loss, volume = pred
         return loss.mean() + (self.projection*self.project(volume, target, xrays) if self.projection else 0)
 
-# %% ../../nbs/44_cascade.ipynb #a374edf8
+# %% ../../nbs/44_cascade.ipynb #f8aeaf83
 s3 = {64: dict(num_attn_blocks=4, dim=256, heads=4), 128: dict(num_attn_blocks=6, dim=384, heads=6),
       256: dict(num_attn_blocks=8, dim=512, heads=8)}
 cascades = dict(tiny_2stage=(32, 64), quick_2stage=(64, 128), progressive_3stage=(64, 128, 256))
@@ -277,7 +302,8 @@ cascades = dict(tiny_2stage=(32, 64), quick_2stage=(64, 128), progressive_3stage
 def _vit_stage(geometry):
     "The stages of 64³, 128³ and 256³."
     size = max(geometry.vol_shape)
-    if size not in s3: raise InputError(f"The preset 'vit' has stages of {', '.join(map(str, s3))} voxels a side, not of {size}.")
+    if size not in s3:
+        raise InputError(f"The preset 'vit' has stages of {', '.join(map(str, s3))} voxels a side, not of {size}.")
     return dict(backbone='vit', token_budget=4096, use_hierarchical_cond=True, encoder_width=48, **s3[size])
 
 def cascade_preset(
@@ -297,11 +323,12 @@ def cascade_configs(
     stages, preset = [], 'tiny' if name.startswith('tiny') else 'vit'
     for n in cascades[name]:
         g = geometry.replace(vol_shape=(n,)*3, spacing=tuple(e/n for e in geometry.extent))
-        before = dict(previous=dict(kind='cascade', model=stages[-1].to_dict()), base='previous') if stages else dict(use_hierarchical_cond=False)
+        before = dict(use_hierarchical_cond=False)
+        if stages: before = dict(previous=dict(kind='cascade', model=stages[-1].to_dict()), base='previous')
         stages.append(cascade_preset(preset, g, **before))
     return stages
 
-# %% ../../nbs/44_cascade.ipynb #22382823
+# %% ../../nbs/44_cascade.ipynb #c2a061d5
 @patch(cls_method=True)
 def changes_from(cls:UnifiedCascadeStage, run, before=None, fitted=None)->dict: # as `SavedModel.changes_from`
     "A run that names a previous one is a later stage."
@@ -318,7 +345,8 @@ def fit_before(self:UnifiedCascadeStage, run, cohort, cases=256)->dict: # as `Sa
 @patch
 def criterion(self:UnifiedCascadeStage, run)->nn.Module: # as `SavedModel.criterion`
     "The denoising error, and the projection loss where it is asked for."
-    return DiffusionLoss(run.projection or .3*self.config.use_physics_loss, projector=self.projector, kev=run.cohort.kev)
+    return DiffusionLoss(run.projection or .3*self.config.use_physics_loss, projector=self.projector,
+                         kev=run.cohort.kev)
 
 # %% ../../nbs/44_cascade.ipynb #287747ea
 kinds = models  # old path, until 0.3

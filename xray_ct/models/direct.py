@@ -25,7 +25,7 @@ from ..blocks.layers import UNet3d, norm3d, norm_is_degenerate, shuffle3d, unshu
 from .base import Ridge, mean_volume
 from .saved import ModelConfig, SavedModel, backbones
 
-# %% ../../nbs/42_direct.ipynb #02a3ace9
+# %% ../../nbs/42_direct.ipynb #c042f5f9
 @dataclass(frozen=True)
 class XrayConfig(ModelConfig):
     "What every model that reads X-rays is told."
@@ -34,7 +34,8 @@ class XrayConfig(ModelConfig):
     encoder_levels: int = 4              # maps in its pyramid
     encoder_blocks: int = 1              # residual blocks a level
     vit_layers: int = 0                  # transformer layers over the coarsest tokens of all views
-    work_stride: int = 2                 # the backbone's grid is the volume's divided by this, and so are a ridge base's volumes
+    # the backbone's grid is the volume's divided by this, and so are a ridge base's volumes
+    work_stride: int = 2
     base: str = 'ridge'                  # 'none', 'mean' or 'ridge': what the output corrects
     residual_steps: int = 6              # conjugate-gradient steps for the lifted residual; 0 leaves that input out
     residual_lambda: float = 0.03        # relative to the mean diagonal of AAᵀ
@@ -47,9 +48,11 @@ class XrayConfig(ModelConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.base not in self.bases:
-            raise InputError(f"{type(self).__name__}: base={self.base!r} is unknown; choose from {', '.join(self.bases)}.")
+            raise InputError(f"{type(self).__name__}: base={self.base!r} is unknown; choose from "
+                             f"{', '.join(self.bases)}.")
         check_encoder(self)
 
+# %% ../../nbs/42_direct.ipynb #5b8861b1
 @dataclass(frozen=True)
 class DirectConfig(XrayConfig):
     "Everything that rebuilds a `DirectModel`; JSON beside its weights."
@@ -58,7 +61,8 @@ class DirectConfig(XrayConfig):
     widths: tuple = (32, 80, 144, 144)   # channels, finest level first; each level halves the grid
     down_blocks: tuple = (0, 1, 1, 1)    # residual blocks a level on the way down
     up_blocks: tuple = (1, 1, 1)         # and on the way up, finest level first
-    fine: int = 0                        # channels of a stage at full resolution past the backbone (`FusionStage`); 0: none
+    # channels of a stage at full resolution past the backbone (`FusionStage`); 0: none
+    fine: int = 0
     fine_layers: int = 2                 # layers of its residual dense block, each adding as many; 0: the fusion alone
     slab: int = 0                        # slices that it computes at a time; 0: all
     use_depth_lifting: bool = True       # off: features evenly along the rays, without depth and coordinates
@@ -69,12 +73,13 @@ class DirectConfig(XrayConfig):
         _check_levels(self)
         _check_norms(self)
 
-# %% ../../nbs/42_direct.ipynb #e8747eca
+# %% ../../nbs/42_direct.ipynb #ef9c2d40
 def _check_levels(c):
     name, n = type(c).__name__, len(c.widths)
     m, shape = c.work_stride*2**(n - 1), Geometry.from_dict(c.geometry).vol_shape
     if (len(c.down_blocks), len(c.up_blocks)) != (n, n-1):
-        raise InputError(f'{name}: {n} widths need {n} down_blocks and {n-1} up_blocks, got {len(c.down_blocks)} and {len(c.up_blocks)}.')
+        raise InputError(f'{name}: {n} widths need {n} down_blocks and {n-1} up_blocks, got {len(c.down_blocks)} and '
+                         f'{len(c.up_blocks)}.')
     if any(s % m for s in shape):
         raise InputError(f'{name}: a volume of {shape} cannot be halved {n-1} times after work_stride={c.work_stride}; '
                          f'every side must be a multiple of {m}.')
@@ -87,7 +92,8 @@ def _check_norms(c):
     for i, w in enumerate(c.widths):
         grid = [s//c.work_stride >> i for s in Geometry.from_dict(c.geometry).vol_shape]
         if (blocks[i] or not i) and norm_is_degenerate(w, math.prod(grid)):
-            raise InputError(f"{type(c).__name__}: widths[{i}]={w} on a grid of {'×'.join(map(str, grid))} voxels leaves each group of its norm "
+            raise InputError(f"{type(c).__name__}: widths[{i}]={w} on a grid of {'×'.join(map(str, grid))} voxels "
+                             "leaves each group of its norm "
                              'a single value; give it 16 or more channels, or leave that level out.')
 
 def check_encoder(
@@ -96,12 +102,14 @@ def check_encoder(
     "Refuse an encoder whose coarsest map would be a single value in each group of its norm."
     h, w = (max(1, s >> c.encoder_levels) for s in Geometry.from_dict(c.geometry).det_shape)
     if norm_is_degenerate(channels := c.encoder_width*min(2**(c.encoder_levels - 1), 4), h*w):
-        raise InputError(f'{type(c).__name__}: encoder_width={c.encoder_width} gives {channels} channels on a map of one pixel, and each group of '
+        raise InputError(f'{type(c).__name__}: encoder_width={c.encoder_width} gives {channels} channels on a map of '
+                         'one pixel, and each group of '
                          'their norm a single value; give encoder_width=16 or more, or fewer encoder_levels.')
 
-# %% ../../nbs/42_direct.ipynb #0be5db55
+# %% ../../nbs/42_direct.ipynb #14ff4a45
 class XrayModel(SavedModel):
-    "X-rays (B, V, h, w) as line integrals → volume (B, 1, D, H, W) in model space, HU/1000; what every such model has in common."
+    """X-rays (B, V, h, w) as line integrals → volume (B, 1, D, H, W) in model space, HU/1000; what every such model
+    has in common."""
     data, reads = (CohortConfig, Cohort), 'xrays'
     run_fields = 'l1', 'mse', 'ssim', 'projection'
     def __init__(self, config:XrayConfig):
@@ -130,7 +138,7 @@ def set_geometry(self:XrayModel,
     self.geometry, self.projector = g, Projector(g).to(self.device)
     return self
 
-# %% ../../nbs/42_direct.ipynb #2da719f1
+# %% ../../nbs/42_direct.ipynb #68092fa3
 class DirectModel(XrayModel):
     "Encode, lift, correct the base on a coarser grid."
     Config, kind = DirectConfig, 'direct'
@@ -146,19 +154,25 @@ class DirectModel(XrayModel):
         super().__init__(config)
         c, g, cells = config, Geometry.from_dict(config.geometry), config.work_stride**3
         if c.fine and extra:
-            raise InputError(f'{type(self).__name__}: fine={c.fine} belongs to a model that gives its volume at once, and this one denoises step by step; leave it 0.')
-        self.reduce = nn.Conv2d(c.encoder_width, c.lift_channels, 1)      # in 2-D, before anything is spread along depth
+            raise InputError(f'{type(self).__name__}: fine={c.fine} belongs to a model that gives its volume at once, '
+                             'and this one denoises step by step; leave it 0.')
+        # in 2-D, before anything is spread along depth
+        self.reduce = nn.Conv2d(c.encoder_width, c.lift_channels, 1)
         guides = (c.base != 'none') + bool(c.residual_steps)
         ni = c.lift_channels*len(g.views) + c.use_depth_lifting*(len(g.views) + 3) + cells*guides
         self.backbone = backbones[c.backbone](ni + extra, c, cond)
         self.norm = norm3d(self.backbone.out_channels)
-        self.head = zeroed(nn.Conv3d(self.backbone.out_channels, cells, 3, 1, 1))  # the untrained model returns its base
+        # the untrained model returns its base
+        self.head = zeroed(nn.Conv3d(self.backbone.out_channels, cells, 3, 1, 1))
         if c.use_depth_priors:
             self.mix = nn.Conv2d(c.encoder_width, 3, 1)
             nn.init.zeros_(self.mix.weight)
             self.mix.bias.data = torch.tensor([.25, .5, .25]).log()       # evenly along the ray, to begin with
-        self.fine = None if not c.fine else FusionStage(c.fine, c.encoder_width, c.fine, len(g.views), 1 + guides + 3*c.use_depth_lifting,
-                                                        (self.backbone.out_channels,), growth=c.fine, layers=c.fine_layers)
+        self.fine, guides = None, 1 + guides + 3*c.use_depth_lifting
+        if c.fine:
+            self.fine = FusionStage(c.fine, c.encoder_width, c.fine, len(g.views), guides,
+                                    (self.backbone.out_channels,),
+                                           growth=c.fine, layers=c.fine_layers)
         self.set_geometry(g)
 
 # %% ../../nbs/42_direct.ipynb #78b3c733
@@ -176,7 +190,7 @@ def set_geometry(self:DirectModel, g)->DirectModel:
     if self.fine is not None: self.fine.set_geometry(g, g.vol_shape)
     return self
 
-# %% ../../nbs/42_direct.ipynb #80ec6784
+# %% ../../nbs/42_direct.ipynb #9689ff8c
 @patch
 def set_base(self:XrayModel,
     base, # mean volume (…, D, H, W) in model space, or a fitted `Ridge`
@@ -184,12 +198,13 @@ def set_base(self:XrayModel,
     "Give the model what its output corrects; it becomes a part of the model and is saved with it."
     wants = 'ridge' if isinstance(base, nn.Module) else 'mean'
     if self.config.base != wants:
-        raise InputError(f'{type(self).__name__}.set_base: the config says base={self.config.base!r}, got what belongs to {wants!r}.')
+        raise InputError(f'{type(self).__name__}.set_base: the config says base={self.config.base!r}, got what '
+                         f'belongs to {wants!r}.')
     if wants == 'ridge': self.ridge = base.to(self.device)
     else: self.mean.copy_(torch.as_tensor(base, dtype=torch.float32).reshape(self.mean.shape))
     return self
 
-# %% ../../nbs/42_direct.ipynb #d8722c93
+# %% ../../nbs/42_direct.ipynb #0be5bf85
 @patch
 @torch.no_grad()
 def base_volume(self:XrayModel, xrays, case=None)->Tensor: # (B, 1, D, H, W) model space
@@ -197,7 +212,8 @@ def base_volume(self:XrayModel, xrays, case=None)->Tensor: # (B, 1, D, H, W) mod
     if self.config.base == 'none': return xrays.new_zeros(len(xrays), 1, *self.geometry.vol_shape)
     if self.config.base == 'mean': return self.mean.expand(len(xrays), -1, -1, -1, -1)
     if self.ridge is None:
-        raise InputError(f"{type(self).__name__}: the config says base='ridge', but there is none yet: model.set_base(Ridge.fit(xrays, volumes)).")
+        raise InputError(f"{type(self).__name__}: the config says base='ridge', but there is none yet: "
+                         "model.set_base(Ridge.fit(xrays, volumes)).")
     return self.ridge(xrays, case).clamp(-1, 1)
 
 @patch
@@ -211,13 +227,14 @@ def lifted_residual(self:XrayModel,
     r = xrays.float() - A(hu_to_mu(base.float()*1000, c.kev))
     return cg_correction(r, A, c.residual_lambda, c.residual_steps)*10/water
 
-# %% ../../nbs/42_direct.ipynb #9f3db2fc
+# %% ../../nbs/42_direct.ipynb #930cfe65
 @patch
 def read(self:XrayModel, xrays)->Features: # pyramid, tokens and pooled vector
     "What the encoder sees in the pictures, normalised by constants."
     expected = (len(self.geometry.views), *self.geometry.det_shape)
     if tuple(xrays.shape[1:]) != expected:
-        raise InputError(f'{type(self).__name__}: expects X-rays of (views, rows, columns) {expected}, got {tuple(xrays.shape[1:])}.')
+        raise InputError(f'{type(self).__name__}: expects X-rays of (views, rows, columns) {expected}, got '
+                         f'{tuple(xrays.shape[1:])}.')
     return self.encoder((xrays - self.config.xray_offset)/self.config.xray_scale, self.geometry.views)
 
 @patch
@@ -286,7 +303,7 @@ def explain(self:XrayModel,
     "A prediction with what led to it."
     return self(xrays), self.read(xrays).pyramid[0], None
 
-# %% ../../nbs/42_direct.ipynb #0d03f310
+# %% ../../nbs/42_direct.ipynb #9ebb6b63
 @patch
 @torch.no_grad()
 def explain(self:DirectModel,
@@ -296,7 +313,8 @@ def explain(self:DirectModel,
     c = self.config
     f = self.read(xrays).pyramid[0]
     n = self.lift.vol_shape[1]
-    if c.use_depth_priors and c.use_depth_lifting: weights = ResolutionDepthPriors(n).to(f.device)(self.mix(f[0]).float())
+    if c.use_depth_priors and c.use_depth_lifting:
+        weights = ResolutionDepthPriors(n).to(f.device)(self.mix(f[0]).float())
     else: weights = f.new_full((len(self.geometry.views), n), 1/n)
     return self(xrays), f, {'weights': weights.cpu()}
 

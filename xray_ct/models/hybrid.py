@@ -6,7 +6,7 @@
 __all__ = ['switches', 'xray_embed', 'HybridConfig', 'base_channels', 'self_attention', 'HybridBackbone', 'ViTBackbone', 'Blocks',
            'HybridModel', 'hybrid_preset']
 
-# %% ../../nbs/43_hybrid.ipynb #9a2f2f07
+# %% ../../nbs/43_hybrid.ipynb #3250805f
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -19,19 +19,22 @@ from ..projector import Geometry
 from ..blocks.encoder import Features, position_code
 from ..blocks.depth import CascadedDepthLifting, LearnableDepthBoundaries, depth_panel, region_density
 from ..blocks.attention import (
-    Attention, CascadedGroupAttention, GroupedMultiScaleAttention, HierarchicalAdaptiveConditioning, HybridViTBlock3D, SandwichViT3D,
+    Attention, CascadedGroupAttention, GroupedMultiScaleAttention, HierarchicalAdaptiveConditioning, HybridViTBlock3D,
+                                      SandwichViT3D,
     TokenHead3d, TokenStem3d, sandwich_layout, to_grid, to_tokens, token_stride)
 from ..blocks.cnn import EfficientNet3D, HybridCNNViTFusion
 from ..blocks.layers import UNet3d
 from .direct import DirectConfig, DirectModel
 from .saved import backbones
 
-# %% ../../nbs/43_hybrid.ipynb #8e4312b5
+# %% ../../nbs/43_hybrid.ipynb #e187fed0
 @dataclass(frozen=True)
 class HybridConfig(DirectConfig):
     "Everything that rebuilds a `HybridModel`: the fields of `DirectConfig`, and these."
-    backbone: str = 'hybrid'            # name in `backbones`: 'hybrid' has the sandwich layout, 'vit' plain transformer blocks
-    widths: tuple = (32, 64)            # of the convolutions past the tokens, as in `DirectConfig`: full resolution, and half of it
+    # name in `backbones`: 'hybrid' has the sandwich layout, 'vit' plain transformer blocks
+    backbone: str = 'hybrid'
+    # of the convolutions past the tokens, as in `DirectConfig`: full resolution, and half of it
+    widths: tuple = (32, 64)
     down_blocks: tuple = (0, 1)         # residual blocks there
     up_blocks: tuple = (0,)
     dim: int = 128                      # channels of a voxel token
@@ -54,24 +57,30 @@ class HybridConfig(DirectConfig):
         super().__post_init__()
         _check_hybrid(self)
 
-# %% ../../nbs/43_hybrid.ipynb #91cfbe1a
+# %% ../../nbs/43_hybrid.ipynb #ad671bca
 switches = 'use_cnn_branch', 'use_learnable_priors', 'use_cascaded_attn', 'use_multi_scale', 'use_hierarchical_cond'
 
 def _check_hybrid(c):
     "What can't be built, or would have no effect, is refused where it is written down."
     name = type(c).__name__
     sandwich_layout(c.num_attn_blocks, c.num_attn_blocks if c.backbone == 'vit' else c.num_ffn_blocks)
-    idle = [s for s in switches if getattr(c, s) and s != 'use_learnable_priors' and c.backbone not in ('hybrid', 'vit')]
-    if idle: raise InputError(f"{name}: {', '.join(idle)} would do nothing with backbone={c.backbone!r}; choose from hybrid, vit.")
+    idle = [s for s in switches if getattr(c, s) and s != 'use_learnable_priors'
+            and c.backbone not in ('hybrid', 'vit')]
+    if idle:
+        raise InputError(f"{name}: {', '.join(idle)} would do nothing with backbone={c.backbone!r}; choose from "
+                         "hybrid, vit.")
     if c.heads < 1 or c.dim % c.heads or (c.use_cascaded_attn and c.heads % 2):
         groups = ' in two groups' if c.use_cascaded_attn else ''
         raise InputError(f'{name}: dim={c.dim} cannot be divided among {c.heads} heads{groups}; choose others.')
     if c.use_learnable_priors and (c.use_depth_priors or not c.use_depth_lifting):
-        raise InputError(f'{name}: use_learnable_priors takes the place of use_depth_priors, and needs use_depth_lifting.')
+        raise InputError(f'{name}: use_learnable_priors takes the place of use_depth_priors, and needs '
+                         'use_depth_lifting.')
     if c.use_depth_weights and (c.use_depth_priors or c.use_learnable_priors or not c.use_depth_lifting):
-        raise InputError(f'{name}: use_depth_weights takes the place of regions (use_depth_priors, use_learnable_priors), and needs use_depth_lifting.')
+        raise InputError(f'{name}: use_depth_weights takes the place of regions (use_depth_priors, '
+                         'use_learnable_priors), and needs use_depth_lifting.')
     if c.use_hierarchical_cond and c.base == 'none':
-        raise InputError(f"{name}: use_hierarchical_cond asks the base volume, and base='none'; choose from {', '.join(c.bases[1:])}.")
+        raise InputError(f"{name}: use_hierarchical_cond asks the base volume, and base='none'; choose from "
+                         f"{', '.join(c.bases[1:])}.")
 
 # %% ../../nbs/43_hybrid.ipynb #82a54b38
 xray_embed = 256 # channels of the encoder's tokens
@@ -91,9 +100,10 @@ def self_attention(
     one = CascadedGroupAttention if config.use_cascaded_attn else Attention
     return partial(GroupedMultiScaleAttention, attention=one) if config.use_multi_scale else one
 
-# %% ../../nbs/43_hybrid.ipynb #0d4e117c
+# %% ../../nbs/43_hybrid.ipynb #479116ec
 class HybridBackbone(nn.Module):
-    "(B, ni, D, H, W) → (B, out_channels, D, H, W): a sandwich of attentions and MLPs over tokens, convolutions past it."
+    """(B, ni, D, H, W) → (B, out_channels, D, H, W): a sandwich of attentions and MLPs over tokens, convolutions past
+    it."""
     def __init__(self,
         ni:int,   # channels in
         config,   # `HybridConfig`
@@ -118,7 +128,7 @@ class HybridBackbone(nn.Module):
     def make_trunk(self, c, cond):
         return SandwichViT3D(c.dim, c.heads, c.num_attn_blocks, c.num_ffn_blocks, cond, self.context, self_attention(c))
 
-# %% ../../nbs/43_hybrid.ipynb #c1b714b5
+# %% ../../nbs/43_hybrid.ipynb #f9c3e55f
 @patch
 def forward(self:HybridBackbone,
     x:Tensor,           # (B, ni, D, H, W)
@@ -137,7 +147,8 @@ def forward(self:HybridBackbone,
 class ViTBackbone(HybridBackbone):
     "The same with plain transformer blocks, `num_attn_blocks` of them: the stages of the cascade."
     def make_trunk(self, c, cond):
-        return Blocks(HybridViTBlock3D(c.dim, c.heads, cond, self.context, self_attention(c)) for _ in range(c.num_attn_blocks))
+        return Blocks(HybridViTBlock3D(c.dim, c.heads, cond, self.context, self_attention(c))
+                      for _ in range(c.num_attn_blocks))
 
 class Blocks(nn.ModuleList):
     "One after the other."
@@ -147,7 +158,7 @@ class Blocks(nn.ModuleList):
 
 backbones.update(hybrid=HybridBackbone, vit=ViTBackbone)
 
-# %% ../../nbs/43_hybrid.ipynb #24b7e543
+# %% ../../nbs/43_hybrid.ipynb #4e267d29
 class HybridModel(DirectModel):
     "X-rays (B, V, h, w) as line integrals → volume (B, 1, D, H, W) in model space, HU/1000."
     Config, kind = HybridConfig, 'hybrid'
@@ -178,9 +189,11 @@ def set_geometry(self:HybridModel, g)->HybridModel: # as DirectModel.set_geometr
         self.weigh = weigh
     return self
 
+# %% ../../nbs/43_hybrid.ipynb #3f9b5d36
 @patch
 def read(self:HybridModel, xrays)->Features: # as DirectModel.read
-    "The voxels ask the pictures' tokens as a set: each is told where on its picture it lies (as the encoder's own transformer layers do)."
+    """The voxels ask the pictures' tokens as a set: each is told where on its picture it lies (as the encoder's own
+    transformer layers do)."""
     f = DirectModel.read(self, xrays)
     if self.config.vit_layers: return f
     code = position_code(*f.pyramid[-1].shape[-2:], f.tokens.shape[-1]).to(f.tokens)
@@ -194,7 +207,8 @@ def regions(self:HybridModel, features): # `Boundaries` (B, V, K-1), mixture log
 
 @patch
 def inputs(self:HybridModel, xrays, base, features)->Tensor: # as DirectModel.inputs
-    "The lifted features weighted along their rays, by pixels' own weights or the patient's own regions; the rest as it is."
+    """The lifted features weighted along their rays, by pixels' own weights or the patient's own regions; the rest as
+    it is."""
     x = DirectModel.inputs(self, xrays, base, features)
     if self.weigh is not None:
         f = features.pyramid[0]
@@ -214,12 +228,12 @@ def take_penalty(self:HybridModel): # scalar to add to the training loss, or Non
     pull, self.pull = self.pull, None
     return pull
 
-# %% ../../nbs/43_hybrid.ipynb #2d78a26f
+# %% ../../nbs/43_hybrid.ipynb #feba3284
 @patch
 @torch.no_grad()
 def explain(self:HybridModel,
     xrays:Tensor, # (B, V, h, w) line integrals
-): # prediction, features, and the first item's depth: weights along the rays, boundaries and their standard deviations, maps
+): # prediction, features, and the first item's depth: weights along the rays, boundaries with deviations, maps
     "A prediction with what led to it."
     if self.boundaries is None: return DirectModel.explain(self, xrays)
     features = self.read(xrays)

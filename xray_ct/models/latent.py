@@ -6,7 +6,7 @@
 __all__ = ['latent_sizes', 'LatentConfig', 'latent_preset', 'latent_unet', 'LatentModel', 'LatentLoss', 'vae_config',
            'series_cost']
 
-# %% ../../nbs/47_latent.ipynb #2c76c2df
+# %% ../../nbs/47_latent.ipynb #2dc34e59
 import math
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,14 +20,15 @@ from ..slab import ThickSlice, along_depth, limits, slab_operators
 from ..blocks.vae import MaisiVAE, VAEConfig, load_strictly, stored_vae, train_vae, vae_preset, windows
 from ..memory import vet
 from ..data.pairs import slice_mask
-from .saved import ModelConfig
+from .saved import ModelConfig, from_preset
 from .thin import SliceModel, deep
 
-# %% ../../nbs/47_latent.ipynb #88bc3e24
+# %% ../../nbs/47_latent.ipynb #2616409b
 @dataclass(frozen=True)
 class LatentConfig(ModelConfig):
     "Everything that rebuilds a `LatentModel`."
-    vae: dict = field(default_factory=lambda: vae_preset('small').to_dict()) # fields of `VAEConfig`; its `levels` follow the U-Net's
+    # fields of `VAEConfig`; its `levels` follow the U-Net's
+    vae: dict = field(default_factory=lambda: vae_preset('small').to_dict())
     channels: tuple = (32, 64)         # of the U-Net's levels; each but the last halves the latents
     blocks: int = 1                    # residual blocks a level
     attention: tuple = (False, False)  # levels with self-attention; keep it to the coarse ones
@@ -51,31 +52,39 @@ class LatentConfig(ModelConfig):
         schedule = NoiseSchedule(self.schedule, zero_terminal_snr=self.zero_terminal_snr, betas=self.betas)
         return Diffusion(schedule, self.prediction, self.min_snr_gamma)
 
+# %% ../../nbs/47_latent.ipynb #4e693ad5
 def _check_unet(c):
     "A network that could not be built is refused where it is written down."
     if len(c.channels) != len(c.attention):
-        raise InputError(f'LatentConfig: {len(c.channels)} channels, but attention is told for {len(c.attention)} levels; give one for each')
+        raise InputError(f'LatentConfig: {len(c.channels)} channels, but attention is told for {len(c.attention)} '
+                         'levels; give one for each')
     if not c.channels or min(*c.channels, c.blocks, c.head_channels, c.groups) < 1:
-        raise InputError(f'LatentConfig: channels={c.channels}, blocks={c.blocks}, head_channels={c.head_channels}, groups={c.groups}: '
+        raise InputError(f'LatentConfig: channels={c.channels}, blocks={c.blocks}, head_channels={c.head_channels}, '
+                         f'groups={c.groups}: '
                          'at least 1 is needed of each')
     if bad := [n for n in c.channels if n % c.groups]:
-        raise InputError(f'LatentConfig: channels {bad} are no multiples of groups={c.groups}; groups={math.gcd(*c.channels)} divides all of {c.channels}')
+        raise InputError(f'LatentConfig: channels {bad} are no multiples of groups={c.groups}; '
+                         f'groups={math.gcd(*c.channels)} divides all of {c.channels}')
     if c.attention[0]:
-        raise InputError('LatentConfig: attention at the finest level of the latents is 1.3 million tokens for 512×512×300; keep it to the coarse levels')
+        raise InputError('LatentConfig: attention at the finest level of the latents is 1.3 million tokens for '
+                         '512×512×300; keep it to the coarse levels')
     attend = {n for n, a in zip(c.channels, c.attention) if a} | {c.channels[-1]}
     if bad := sorted(n for n in attend if n % c.head_channels):
-        raise InputError(f'LatentConfig: head_channels={c.head_channels} does not divide the {bad} of channels={c.channels} '
-                         f'(heads are at the last level, and where attention says); head_channels={math.gcd(*attend)} does')
+        raise InputError(f'LatentConfig: head_channels={c.head_channels} does not divide the {bad} of '
+                         f'channels={c.channels} '
+                         f'(heads are at the last level, and where attention says); head_channels={math.gcd(*attend)} '
+                         'does')
 
 def _check_sampling(c):
     "Nor can these be trained or sampled."
     if not 1 <= c.sample_steps <= NoiseSchedule.steps:
         raise InputError(f'LatentConfig: sample_steps={c.sample_steps}; 1 to {NoiseSchedule.steps} can be taken')
     if not 0 <= c.eta <= 1: raise InputError(f'LatentConfig: eta={c.eta}; it goes from 0 (DDIM) to 1 (ancestral)')
-    if not c.min_snr_gamma >= 0: raise InputError(f'LatentConfig: min_snr_gamma={c.min_snr_gamma}; give 0 (plain MSE) or more')
+    if not c.min_snr_gamma >= 0:
+        raise InputError(f'LatentConfig: min_snr_gamma={c.min_snr_gamma}; give 0 (plain MSE) or more')
     c.process()
 
-# %% ../../nbs/47_latent.ipynb #c6cca4c6
+# %% ../../nbs/47_latent.ipynb #01cb3874
 _wide = dict(blocks=2, attention=(False, False, True, True), head_channels=64, groups=32)
 latent_sizes = dict(
     tiny=dict(vae=vae_preset('small').to_dict()),
@@ -88,17 +97,18 @@ def latent_preset(
     **changes,     # any field of `LatentConfig`
 )->LatentConfig:
     "A configuration by name: tiny with the small autoencoder, the others with MAISI's."
-    return LatentModel.preset(name, None, **changes)
+    return from_preset(LatentConfig, latent_sizes, name, changes=changes)
 
 def latent_unet(c:LatentConfig):
     "MONAI's U-Net for noisy latents beside those of the guess."
     from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
     n = c.vae['latent_channels']
     return DiffusionModelUNet(
-        spatial_dims=3, in_channels=2*n, out_channels=n, num_res_blocks=c.blocks, channels=c.channels, attention_levels=c.attention,
+        spatial_dims=3, in_channels=2*n, out_channels=n, num_res_blocks=c.blocks, channels=c.channels,
+                              attention_levels=c.attention,
         norm_num_groups=c.groups, num_head_channels=c.head_channels, use_flash_attention=True)
 
-# %% ../../nbs/47_latent.ipynb #4f58a19b
+# %% ../../nbs/47_latent.ipynb #3fe51974
 class LatentModel(SliceModel):
     "Thin slices from a guess of them, by diffusion on the latents of a frozen autoencoder."
     Config, kind, presets, title = LatentConfig, 'latent', latent_sizes, 'latent diffusion'
@@ -121,7 +131,8 @@ def set_vae(self:LatentModel,
     "Take over its weights and its latent scale."
     theirs, ours = vae.config.groups, self.vae.config.groups
     if theirs != ours:
-        raise InputError(f'LatentModel.set_vae: an autoencoder of groups={theirs}, where the model was made for groups={ours}; '
+        raise InputError(f'LatentModel.set_vae: an autoencoder of groups={theirs}, where the model was made for '
+                         f'groups={ours}; '
                          'its weights would fit and mean something else')
     load_strictly(self.vae, vae.state_dict(), 'LatentModel.set_vae')
     return self
@@ -135,7 +146,7 @@ def denoise(self:LatentModel,
     "The network's prediction."
     return self.unet(torch.cat([z_t, guess_z], 1), t).float()
 
-# %% ../../nbs/47_latent.ipynb #5232c936
+# %% ../../nbs/47_latent.ipynb #74ff10a0
 @patch
 def terms_latent(self:LatentModel,
     guess_z,    # (B, C, d, h, w) latents of the guess
@@ -156,7 +167,8 @@ def terms(self:LatentModel,
 )->Tensor: # (B,)
     "`terms_latent` of volumes."
     if guess.shape != target.shape:
-        raise InputError(f'LatentModel.terms: the guess is {tuple(guess.shape)}, the target {tuple(target.shape)}; both lie on the thin grid')
+        raise InputError(f'LatentModel.terms: the guess is {tuple(guess.shape)}, the target {tuple(target.shape)}; '
+                         'both lie on the thin grid')
     if mask is None: mask = torch.ones_like(target, dtype=torch.bool)
     target = torch.where(mask > 0, target, guess)
     return self.terms_latent(self.vae.encode(guess), self.vae.encode(target), self.vae.latent_mask(mask))
@@ -174,7 +186,7 @@ def forward(self:LatentModel,
     r = self.sample(1000*guess)/1000 - guess
     return torch.where(mask, guess + r - deep(operators[:, 3], deep(operators[:, 2].mT, r)), -1.)
 
-# %% ../../nbs/47_latent.ipynb #36c10a54
+# %% ../../nbs/47_latent.ipynb #d28c1462
 @patch
 @torch.no_grad()
 def sample(self:LatentModel,
@@ -188,9 +200,11 @@ def sample(self:LatentModel,
 )->Tensor: # (B, 1, D, H, W) HU
     "One sample for each series."
     c, seeds = self.config, list(seeds) if seeds is not None else [0]*len(guess)
-    if len(seeds) != len(guess): raise InputError(f'LatentModel.sample: {len(seeds)} seeds for {len(guess)} series; give one each')
+    if len(seeds) != len(guess):
+        raise InputError(f'LatentModel.sample: {len(seeds)} seeds for {len(guess)} series; give one each')
     if (thick is None) != (operator is None):
-        raise InputError('LatentModel.sample: thick and operator belong together; `slab.between(thin, thick)` makes the operator')
+        raise InputError('LatentModel.sample: thick and operator belong together; `slab.between(thin, thick)` makes '
+                         'the operator')
     if thick is not None: # refuse what doesn't fit before the work
         operator(guess[:1])
         operator.adjoint(thick[:1])
@@ -205,6 +219,7 @@ def sample(self:LatentModel,
         made.append(_agree(hu, thick[i:i+1], operator) if consistent and thick is not None else hu)
     return torch.cat(made)
 
+# %% ../../nbs/47_latent.ipynb #0e2ebd77
 def _agree(hu, thick, operator): return operator.project_within(hu, thick, *limits(thick))
 
 @patch
@@ -226,9 +241,10 @@ def refine(self:LatentModel,
     y = thick[None, None].to(self.vae.scale.device)
     operator = ThickSlice(thin_at, thick_at, thickness).to(y.device)
     guess = along_depth(slab_operators(thin_at, thick_at, thickness)[0].to(y), y)
-    return self.sample(guess, [seed], thick=y, operator=operator, consistent=consistent is not False, progress=progress)[0, 0].cpu()
+    return self.sample(guess, [seed], thick=y, operator=operator, consistent=consistent is not False,
+                       progress=progress)[0, 0].cpu()
 
-# %% ../../nbs/47_latent.ipynb #a6b1a3a9
+# %% ../../nbs/47_latent.ipynb #97211d42
 class LatentLoss(nn.Module):
     "The denoising error; in validation, the MSE of a sample, in (1000 HU)²."
     def forward(self, pred, target, given=None): # pred: (B,) terms, or (B, 1, n, H, W) like target → scalar
@@ -250,6 +266,7 @@ def fit_vae(self:LatentModel,
         train_vae(self.vae.requires_grad_(True), volumes, steps, crop=crop, lr=4e-3, seed=seed, progress=True)
     self.vae.requires_grad_(False).measure_scale(volumes[:32])
 
+# %% ../../nbs/47_latent.ipynb #54e68a1c
 @patch
 def _load_vae(self:LatentModel, path): # MAISI's checkpoint, or a folder
     if Path(path).is_file(): self.vae.load_published(path)
@@ -289,7 +306,7 @@ def fitted_head(self:LatentModel)->dict: return dict(vae=self.config.vae)
 @patch
 def criterion(self:LatentModel, run)->nn.Module: return LatentLoss()
 
-# %% ../../nbs/47_latent.ipynb #8b3057cd
+# %% ../../nbs/47_latent.ipynb #7b3bcd95
 class _Half(nn.Module):
     "One direction of the autoencoder."
     def __init__(self, config, decode):
@@ -310,9 +327,11 @@ def series_cost(
     piece = [min(n, w) for n, w in zip(whole, v.window)]
     n = math.prod(len(windows(a, w, v.overlap)) for a, w in zip(whole, v.window))
     run = partial(vet, train=False, precision=precision, gpu=gpu, advise=False)
-    unet = run(lambda: latent_unet(c), ((1, 2*v.latent_channels, *[k//v.factor for k in whole]), torch.zeros(1, dtype=torch.long)))
+    unet = run(lambda: latent_unet(c),
+               ((1, 2*v.latent_channels, *[k//v.factor for k in whole]), torch.zeros(1, dtype=torch.long)))
     encode = run(lambda: _Half(v, False), ((1, 1, *piece),))
     decode = run(lambda: _Half(v, True), ((1, v.latent_channels, *[k//v.factor for k in piece]),))
     volumes = 6*math.prod(whole)*4/1e9  # guess, sample, what is blended, and their like
     seconds = unet.seconds and n*encode.seconds + samples*(c.sample_steps*unet.seconds + n*decode.seconds)
-    return dict(unet_gb=unet.needs/1e9, autoencoder_gb=max(encode.needs, decode.needs)/1e9 + volumes, windows=n, seconds=seconds)
+    return dict(unet_gb=unet.needs/1e9, autoencoder_gb=max(encode.needs, decode.needs)/1e9 + volumes, windows=n,
+                seconds=seconds)

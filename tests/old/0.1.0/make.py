@@ -24,14 +24,21 @@ pairs = PairConfig(ratios=(2.,), slices=8, crop=12)
 stage = RunConfig(model='cascade', **common, cohort=cube, settings=dict(xray, **unet, vector_width=16, sample_steps=2))
 vae = dict(channels=[4, 4], blocks=[1, 1], groups=4, latent_channels=2, window=[16, 16, 16], overlap=4)
 configs = dict(
-    direct=RunConfig(model='direct', **common, cohort=cube, projection=.1, settings=dict(xray, **unet, fine=2, fine_layers=1)),
-    direct_mean=RunConfig(model='direct', **common, cohort=cube, settings=dict(xray, **unet, base='mean', use_depth_priors=True)),
-    hybrid=RunConfig(model='hybrid', **common, cohort=cube, settings=dict(xray, **unet, dim=8, heads=2, num_attn_blocks=1, num_ffn_blocks=2, token_budget=64, use_xray_tokens=False, use_learnable_priors=True)),
+    direct=RunConfig(model='direct', **common, cohort=cube, projection=.1,
+                     settings=dict(xray, **unet, fine=2, fine_layers=1)),
+    direct_mean=RunConfig(model='direct', **common, cohort=cube,
+                          settings=dict(xray, **unet, base='mean', use_depth_priors=True)),
+    hybrid=RunConfig(model='hybrid', **common, cohort=cube,
+                     settings=dict(xray, **unet, dim=8, heads=2, num_attn_blocks=1, num_ffn_blocks=2, token_budget=64,
+                                   use_xray_tokens=False, use_learnable_priors=True)),
     cascade1=stage,
     cascade2=replace(stage, cohort=replace(cube, size=32, spacing=10.), previous='cascade1'),
-    progressive=RunConfig(model='progressive', **common, cohort=cube, settings=dict(encoder_width=4, encoder_levels=1, lift_channels=2, residual_steps=2, channels=(8, 4), rdbs=(1, 0), growth=(4, 0), layers=(1, 0), coarsest=8)),
+    progressive=RunConfig(model='progressive', **common, cohort=cube,
+                          settings=dict(encoder_width=4, encoder_levels=1, lift_channels=2, residual_steps=2,
+                                        channels=(8, 4), rdbs=(1, 0), growth=(4, 0), layers=(1, 0), coarsest=8)),
     thin=RunConfig(model='thin', **common, passes=2, cohort=pairs, settings=dict(widths=(4, 8), blocks=1, detail=4)),
-    latent=RunConfig(model='latent', **common, passes=2, cohort=pairs, autoencoder_steps=3, settings=dict(channels=(4, 4), groups=2, head_channels=4, sample_steps=2, vae=vae)))
+    latent=RunConfig(model='latent', **common, passes=2, cohort=pairs, autoencoder_steps=3,
+                     settings=dict(channels=(4, 4), groups=2, head_channels=4, sample_steps=2, vae=vae)))
 
 class Ask(Callback):
     "SIGTERM in the first step of the second epoch."
