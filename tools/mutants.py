@@ -7,7 +7,7 @@ the text stands. A row may end in 'why: …', which explains a fault that nothin
 geometry = [
     ("a = math.radians(view_angle(view))", "a = -math.radians(view_angle(view))"),
     ("-1)*float(oblique[2])", "-1)*float(oblique[2])/2"),
-    ("beam[1]*h + beam[2]*w", "beam[1]*w + beam[2]*h"),
+    ("abs(col[1]*h + col[2]*w)*scale, field/2*scale)", "abs(col[1]*h + col[2]*w)*scale)"),
     ("u = across*scale/self.pixel[1]", "u = across*scale/self.pixel[0]"),
     ("v = z*scale/self.pixel[0]", "v = z*scale/self.pixel[1]"),
     ("sum(abs(b)*e for b, e in zip(view_axes(view)[0], self.extent))", "max(self.extent)"),
@@ -143,8 +143,7 @@ figures = [
 ]
 
 evidence = [
-    ("{'ridge': hu(reference(cohort.config, tuple(cohort.parts['train']))[1](x[None])[0]), name: predict(model, x[None])[0, 0].numpy()}",
-     "{'ridge': hu(reference(cohort.config, tuple(cohort.parts['train']))[1](x[None])[0]), name: hu(y)}"),
+    ("name: predict(model, x[None])[0, 0].numpy()}", "name: hu(y)}"),
     ("score(volume, hu(y)).items()", "score(volume, volume + 1).items()"),
     ("cohort.dataset(part)[example]", "cohort.dataset(part)[0]"),
     ("xrays.flip(1), **out}", "xrays.flip(2), **out}"),
@@ -185,6 +184,84 @@ ranks = [
     ("[hands[i % world()][i//world()] for i in range(sum(map(len, hands)))]", "[v for hand in hands for v in hand]"),
 ]
 
+files = [
+    ("intensity = x if inverted else top - x", "intensity = top - x if inverted else x", 'radiograph', 'reconstruct'),
+    ("more, assumed, inside, (1 << _bits(ds)) - 1)", "not more, assumed, inside, (1 << _bits(ds)) - 1)", 'radiograph'),
+    ("relative_log(x, relation, more != falls, assumed, inside)", "relative_log(x, relation, more, assumed, inside)"),
+    ("votes[f'PixelIntensityRelationshipSign {sign:+g}'] = sign == 1",
+     "votes[f'PixelIntensityRelationshipSign {sign:+g}'] = sign == -1", 'tags', 'radiograph'),
+    ("votes[name] = (photometric == 'MONOCHROME1') != turned", "votes[name] = photometric == 'MONOCHROME1'", 'tags', 'radiograph'),
+    ("return _falls(lambda v: apply_voi(v, ds, index=0), whole)", "return False", 'tags', 'radiograph'),
+    ("if down[0] == 'H': a = a[::-1]", "if down[0] == 'H': a = a[:, ::-1]"),
+    ("if swap: a, right, down = a.T, down, right", "if swap: a, right, down = a[::-1].T, down, right"),
+    ("ends = [_own_sign(v, allocated, stored, signed) for v in (value, limit)", "ends = [_own_sign(v, allocated, stored, signed) for v in (value,)",
+     'tags', 'dicom', 'radiograph'),
+    ("return (a << (self.allocated - 1 - self.high)) >> (self.allocated - self.stored)", "return a"),
+    ("if off(known) > ANGLE: return view_name(angle)", "if off(known) > 9*ANGLE: return view_name(angle)"),
+    ("inside &= (x > left) & (x < right) & (y > upper) & (y < lower)", "inside &= (x > upper) & (x < lower) & (y > left) & (y < right)"),
+]
+
+acquisition = [
+    ("lap = torch.minimum(a + target/2, b + pixel/2) - torch.maximum(a - target/2, b - pixel/2)",
+     "lap = torch.minimum(a + target/2, b + target/2) - torch.maximum(a - target/2, b - target/2)"),
+    ("zip(xrays.shape[-2:], pixel, geometry.det_shape, geometry.pixel))", "zip(xrays.shape[-2:], pixel[::-1], geometry.det_shape, geometry.pixel))"),
+    ("return sdd, spd - half", "return sdd, spd + half"),
+    ("return tuple(s*found[1]/found[0]*to_detector for s in p.pixel)", "return p.pixel"),
+    ("box &= ((x >= body[k, 0]) & (x <= body[k, 1]))", "box &= ((x >= -body[k, 1]) & (x <= -body[k, 0]))"),
+    ("field_ &= (abs(x) <= g.extent[k]/2)", "field_ &= (abs(x) <= g.extent[0]/2)"),
+    ("return P(outside)[0] <= tolerance", "return P(outside)[0] <= 40*tolerance"),
+    ("(inside_field(g, body).to(device) if body is not None else True)", "True"),
+    ("mask=mask[None], kev=kev, **kw)", "mask=mask[None], **kw)", 'reconstruct'),
+    ("fits = {'with consistency': {f'reprojection_{k}': v for k, v in after.items()}",
+     "fits = {'with consistency': {f'reprojection_{k}': v for k, v in before.items()}"),
+    ("metrics |= dict(reprojection=error(final)", "metrics |= dict(reprojection=error(predicted)"),
+    ("title='Reconstruction', metrics={**(scores or {}), **flat})", "title='Reconstruction', metrics=flat)"),
+]
+
+slices = [
+    ("thickness_mm=T.mm, thickness_from", "thickness_mm=T.mm/T.width.spacing, thickness_from"),
+    ("try: S = between(grid, vol, T.mm) if consistency", "try: S = between(grid, vol) if consistency"),
+    ("return S/covered", "return S", 'slab'),
+    ("n = round(((m - 1)*s + max(s, thickness or s))/spacing)", "n = round(m*s/spacing)"),
+    ("S = between(thin, thick, slab_thickness(thick, thickness)[0])", "S = between(thin, thick)", 'slices', 'interpolate', 'slice_report'),
+    ("mean += off/(k + 1)", "mean += off/2", 'interpolate', 'latent'),
+    ("torch.arange(m).double() + .5 - m/2)*ratio + (n - 1)/2", "torch.arange(m).double() + .5)*ratio - .5", 'pairs'),
+    ("return operators[:, 1].sum(-1)[:, None, :, None, None] > .5", "return operators[:, 1].sum(-1)[:, None, :, None, None] > -1", 'pairs', 'thin'),
+    ("return self.l1*e.abs().mean() + self.mse*e.square().mean()", "return e.abs().mean() + e.square().mean()", 'thin', 'arrives.py'),
+]
+
+command_line = [
+    ("noise=noise, kev=kev, seed=seed)\n        write_xrays", "noise=noise, kev=kev)\n        write_xrays", 'arrives.py'),
+    ("r = reconstruct([ap, lat], weights, geometry, consistency)", "r = reconstruct([ap, lat], weights, geometry)", 'arrives.py'),
+    ("r.save(folder, true)", "r.save(folder)", 'arrives.py'),
+    ("seed=seed, cohort=cohort_config(size=size, spacing=spacing, xrays=xrays))", "seed=seed, cohort=cohort_config(size=size, spacing=spacing))", 'arrives.py'),
+    ("seed=seed, cohort=cohort_config(size=size, spacing=spacing, xrays=xrays))", "cohort=cohort_config(size=size, spacing=spacing, xrays=xrays))", 'arrives.py'),
+    ("cases, before = find_cases(cts)[i - 1::n]", "cases, before = find_cases(cts)[i::n]", 'arrives.py'),
+    ("true, vol = None if thin is None else read_ct(thin), read_ct(thick, series=series)",
+     "true, vol = None if thin is None else read_ct(thin), read_ct(thick)", 'arrives.py'),
+    ("how = spacing, method, consistency, thickness, net, samples", "how = spacing, method, True, thickness, net, samples", 'arrives.py'),
+]
+
+training = [
+    ("lr=config.lr, wd=config.weight_decay", "lr=config.lr, wd=.02", 'arrives.py'),
+    ("projection = run.projection or .3*self.config.use_physics_loss\n    return ReconstructionLoss",
+     "projection = run.projection\n    return ReconstructionLoss", 'arrives.py'),
+    ("return ReconstructionLoss(run.l1, run.mse, run.ssim, projection, projector=self.projector, kev=run.cohort.kev)",
+     "return ReconstructionLoss(run.l1, run.mse, run.ssim, projection, projector=self.projector)", 'arrives.py'),
+    ("return ReconstructionLoss(run.l1, run.mse, run.ssim, projection,", "return ReconstructionLoss(run.l1, 1., run.ssim, projection,", 'arrives.py'),
+    ("return DiffusionLoss(run.projection or .3*self.config.use_physics_loss", "return DiffusionLoss(run.projection", 'arrives.py'),
+    ("\"The energy is the cohort's.\"\n    return dict(kev=run.cohort.kev)", "return {}", 'arrives.py'),
+    ("cohort.dataloaders(config.batch_size, config.seed, device, config.num_workers, config.passes)",
+     "cohort.dataloaders(config.batch_size, config.seed, device, config.num_workers)", 'arrives.py'),
+    ("Guard(config.clip)", "Guard(1.)", 'arrives.py'),
+    ("EMA(config.ema)", "EMA(.99)", 'arrives.py'),
+    ("Reseed(config.seed)", "Reseed(0)", 'arrives.py'),
+    ("vary_picture(project_hu(hu, geometry, spacing, c.kev", "vary_picture(project_hu(hu, geometry, spacing, 60.", 'arrives.py'),
+    ("if lam is None: lam = self._choose(K, scale, lambdas)", "if lam is None or lam: lam = self._choose(K, scale, lambdas)", 'ridge'),
+    ("M = torch.linalg.inv(K + lam*scale*torch.eye(", "M = torch.linalg.inv(K + lam*torch.eye(", 'ridge'),
+]
+
 families = dict(geometry=geometry, projector=projector, physics=physics, drr=drr, phantom=phantom, diffusion=diffusion,
                 consistency=consistency, metrics=metrics, losses=losses, memory=memory, figures=figures,
-                evidence=evidence, blocks=blocks, ranks=ranks)
+                evidence=evidence, blocks=blocks, ranks=ranks, files=files, acquisition=acquisition,
+                slices=slices, command_line=command_line, training=training)

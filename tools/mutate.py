@@ -1,7 +1,7 @@
 """Plant small faults one by one and see which of them the tests catch.
 
     python tools/mutate.py                  # the whole list of tools/mutants.py; the score and the survivors
-    python tools/mutate.py --only consist   # faults whose text, family or catcher contains this
+    python tools/mutate.py --only consist   # faults whose text or catcher contains this; family:losses for a family
     python tools/mutate.py --find           # only check that every fault's text still exists, once
 
 A fault is a text of an exported cell and what stands there instead. It is applied to the cell and to the module in a
@@ -234,7 +234,7 @@ def forked_group(function, log):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--only', default='', metavar='TEXT', help='faults whose text, family, notebook or catcher contains it')
+    p.add_argument('--only', default='', metavar='TEXT', help='faults whose text, notebook or catcher contains it; family:NAME for a family')
     p.add_argument('--workers', type=int, default=2)
     p.add_argument('--find', action='store_true', help='only look for the texts')
     a = p.parse_args()
@@ -245,7 +245,7 @@ def main():
         shutil.copytree(root, copy, ignore=lambda d, names: skip(d, names) if Path(d).name != 'nbs' else
                         [n for n in skip(d, names) if n != 'runs'], symlinks=True)
         mutants = read_list(copy)
-        text = lambda m: ' '.join([m.family, m.old, m.new, *m.catchers, str(m.notebook)])
+        text = lambda m: ' '.join([f'family:{m.family}', m.old, m.new, *m.catchers, str(m.notebook)])
         mutants = [m for m in mutants if a.only in text(m)]
         if not a.find:
             for name in heavy.split(): importlib.import_module(name)

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['back_projection', 'nearest_case', 'baselines', 'score_batch', 'baselines_table']
 
-# %% ../nbs/60_baselines.ipynb #3a11be90
+# %% ../nbs/60_baselines.ipynb #2ed85995
 import torch
 from torch import Tensor
 from .consistency import consistent, reprojection_error
 from .files import InputError
 from .metrics import score
 from .models.base import Ridge, mean_volume, ridge_features
-from .projector import mu_to_hu
+from .physics import mu_to_hu
 from .volume import Window
 
 # %% ../nbs/60_baselines.ipynb #06bb4819

@@ -6,12 +6,12 @@
 __all__ = ['mean_diagonal', 'cg_correction', 'reprojection_error', 'fuse', 'known_slices', 'shadows', 'consistent',
            'noise_lambda', 'data_consistency', 'data_guidance']
 
-# %% ../nbs/21_consistency.ipynb #54ecfdeb
+# %% ../nbs/21_consistency.ipynb #0c022f9f
 import weakref
 import torch
 from torch import Tensor
 from .files import InputError
-from .projector import attenuation, hu_to_mu, mu_to_hu
+from .physics import attenuation, hu_to_mu, mu_to_hu
 
 # %% ../nbs/21_consistency.ipynb #99b8316e
 _diagonals = weakref.WeakKeyDictionary()

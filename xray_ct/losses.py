@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['ssim3d_loss', 'ProjectionLoss', 'ReconstructionLoss']
 
-# %% ../nbs/23_losses.ipynb #53cffd83
+# %% ../nbs/23_losses.ipynb #b05ff2d8
 import torch
 from torch import Tensor, nn
 import torch.nn.functional as F
 
 from .files import InputError
 from .metrics import ssim
-from .projector import hu_to_mu
+from .physics import hu_to_mu
 
 # %% ../nbs/23_losses.ipynb #f7ffb8ce
 def ssim3d_loss(

@@ -7,7 +7,7 @@ __all__ = ['depth_regions', 'Boundaries', 'ResolutionDepthPriors', 'places', 'sa
            'region_masks', 'region_shares', 'region_weights', 'region_density', 'depth_panel', 'DepthWeightNet',
            'CascadedDepthLifting']
 
-# %% ../../nbs/34_depth.ipynb #7a194ff0
+# %% ../../nbs/34_depth.ipynb #8bb9017b
 import math
 from collections import namedtuple
 import torch
@@ -15,7 +15,8 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from fastcore.basics import patch
 from ..files import InputError
-from ..projector import Projector, view_axes
+from ..geometry import view_axes
+from ..projector import Projector
 
 # %% ../../nbs/34_depth.ipynb #8ac7d506
 depth_regions = dict(anterior=(0., .25), mid=(.25, .75), posterior=(.75, 1.))

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Features', 'view_code', 'norm2d', 'ResBlock2d', 'position_code', 'XrayEncoder']
 
-# %% ../../nbs/32_encoder.ipynb #5cbd163f
+# %% ../../nbs/32_encoder.ipynb #57bbf011
 import math
 from collections import namedtuple
 import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 from ..files import InputError
-from ..projector import view_axes
+from ..geometry import view_axes
 
 # %% ../../nbs/32_encoder.ipynb #5bc06160
 def view_code(

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['LIMITS', 'body_box', 'around', 'check_settings', 'make_drr']
 
-# %% ../../nbs/14_drr.ipynb #8633a7cd
+# %% ../../nbs/14_drr.ipynb #416ee5a1
 import numpy as np
 import torch
 from ..files import InputError
 from ..volume import Volume
-from ..projector import Geometry, add_noise, render
+from ..geometry import Geometry
+from ..physics import add_noise, render
 
 # %% ../../nbs/14_drr.ipynb #184c3ab5
 def body_box(
