@@ -12,18 +12,19 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
-# %% ../nbs/00_files.ipynb #72e1b9f2
+# %% ../nbs/00_files.ipynb #af4f5e82
 class InputError(ValueError):
     "What the user gave can't be used. The message names the file or argument, what is wrong, and the remedy."
     def __init__(self, *text): super().__init__(*[printable(t) if isinstance(t, str) else t for t in text])
 
 def printable(text):
-    "Bytes of a file name that are no UTF-8, as \\udcff in its place: they can't be printed or written as JSON, and end ITK with a core dump."
+    "Bytes of a file name that are not UTF-8, as \\udcff: they can't be printed, and end ITK with a core dump."
     return text.encode('utf-8', 'backslashreplace').decode()
 
 def check_name(path):
     "A path whose name is text, or an `InputError`."
-    if printable(str(path)) != str(path) or '\0' in str(path): raise InputError(f'{path}: has a name that is no text in UTF-8; rename it')
+    if printable(str(path)) != str(path) or '\0' in str(path):
+        raise InputError(f'{path}: has a name that is no text in UTF-8; rename it')
     return Path(path)
 
 # %% ../nbs/00_files.ipynb #37a5e4a5
@@ -49,16 +50,24 @@ def _remove(path):
         except OSError: shutil.rmtree(path, ignore_errors=True)
     else: path.unlink(missing_ok=True)
 
-# %% ../nbs/00_files.ipynb #19a9a946
+# %% ../nbs/00_files.ipynb #dd8319cb
 def explain_os_error(path, e):
     "An operating-system error as a sentence with a remedy."
-    remedy = {28: 'the disk is full: free some space or choose another folder', 13: 'no permission to write there: choose another folder',
-              30: 'that file system is read-only: choose another folder', 122: 'the disk quota is used up: free some space', 27: 'a file may not become so large there: choose another folder',
-              17: 'a file is where a folder is needed: choose another name', 20: 'a file is where a folder is needed: choose another name', 2: 'no folder can be made there: choose another place', 36: 'the name is too long: choose a shorter one'}
-    number = e.errno or int((re.search(r'\[Errno (\d+)\]', str(e)) or [0, 0])[1])  # pydicom wraps it, with a traceback in the text
-    return InputError(f'{path}: cannot be written ({remedy.get(number, e.strerror or str(e).splitlines()[0])}); nothing half-written is left')
+    remedy = {28: 'the disk is full: free some space or choose another folder',
+              13: 'no permission to write there: choose another folder',
+              30: 'that file system is read-only: choose another folder',
+              122: 'the disk quota is used up: free some space',
+              27: 'a file may not become so large there: choose another folder',
+              17: 'a file is where a folder is needed: choose another name',
+              20: 'a file is where a folder is needed: choose another name',
+              2: 'no folder can be made there: choose another place',
+              36: 'the name is too long: choose a shorter one'}
+    # pydicom wraps it, with a traceback in the text
+    number = e.errno or int((re.search(r'\[Errno (\d+)\]', str(e)) or [0, 0])[1])
+    return InputError(f'{path}: cannot be written ({remedy.get(number, e.strerror or str(e).splitlines()[0])}); '
+                      'nothing half-written is left')
 
-# %% ../nbs/00_files.ipynb #df303e1b
+# %% ../nbs/00_files.ipynb #5ffa9f8e
 @contextmanager
 def staged(
     path, # the file or folder that should appear
@@ -81,7 +90,8 @@ def staged(
         if kind == 'folder': temp.mkdir()
         yield temp
         _flush(temp)
-        if not overwrite and path.exists() and (kind == 'file' or any(path.iterdir())): raise InputError(f'{path}: was made by another process in the meantime; choose another name')
+        if not overwrite and path.exists() and (kind == 'file' or any(path.iterdir())):
+            raise InputError(f'{path}: was made by another process in the meantime; choose another name')
         if path.is_dir(): path.rename(box/'replaced')  # a folder can't be renamed onto a full one
         os.replace(temp, path)
     except InputError: raise
@@ -89,7 +99,7 @@ def staged(
     finally:
         if box: _remove(box)
 
-# %% ../nbs/00_files.ipynb #97ae5115
+# %% ../nbs/00_files.ipynb #fee62934
 def check_file(
     path, # of a file that is about to be read
     limit=None, # bytes; larger ones are refused
@@ -98,18 +108,22 @@ def check_file(
     path = check_name(path)
     try: s = path.stat()
     except (FileNotFoundError, NotADirectoryError): raise InputError(f'{path}: no such file; check the name') from None
-    except (OSError, ValueError) as e: raise InputError(f'{path}: cannot be read ({getattr(e, "strerror", None) or e}); check the name') from None
+    except (OSError, ValueError) as e:
+        raise InputError(f'{path}: cannot be read ({getattr(e, "strerror", None) or e}); check the name') from None
     if stat.S_ISDIR(s.st_mode): raise InputError(f'{path}: is a folder; name one file')
     if not stat.S_ISREG(s.st_mode): raise InputError(f'{path}: is a device or a pipe; give a file')
-    if limit and s.st_size > limit: raise InputError(f'{path}: has {s.st_size/1e6:.0f} MB, more than the {limit/1e6:.0f} MB that such a file ever needs; is it the right one?')
+    if limit and s.st_size > limit:
+        raise InputError(f'{path}: has {s.st_size/1e6:.0f} MB, more than the {limit/1e6:.0f} MB that such a file ever '
+                         'needs; is it the right one?')
     return path
 
-# %% ../nbs/00_files.ipynb #fb1027de
+# %% ../nbs/00_files.ipynb #649e5931
 def write_json(path, obj):
     "Write `obj` as indented JSON, atomically. NaN is refused: it isn't JSON."
-    with staged(path) as f: f.write_text(json.dumps(obj, indent=1, allow_nan=False, ensure_ascii=False) + '\n', encoding='utf-8')
+    with staged(path) as f:
+        f.write_text(json.dumps(obj, indent=1, allow_nan=False, ensure_ascii=False) + '\n', encoding='utf-8')
 
-# %% ../nbs/00_files.ipynb #e2215d9b
+# %% ../nbs/00_files.ipynb #e9ac3955
 JSON_LIMIT = 64_000_000  # bytes; our own are a few kB
 
 def read_json(path):
@@ -117,11 +131,14 @@ def read_json(path):
     path = check_file(path, JSON_LIMIT)
     try: obj = json.loads(path.read_text(encoding='utf-8-sig'))  # some editors put a mark before the first character
     except OSError as e: raise InputError(f'{path}: cannot be read ({e.strerror}); check its permissions') from None
-    except (ValueError, RecursionError) as e: raise InputError(f'{path}: is not valid JSON ({str(e)[:80]}); was it edited or cut off?') from None
-    if not isinstance(obj, dict): raise InputError(f'{path}: holds a {type(obj).__name__}, a JSON object was expected; was it edited, or is it another file?')
+    except (ValueError, RecursionError) as e:
+        raise InputError(f'{path}: is not valid JSON ({str(e)[:80]}); was it edited or cut off?') from None
+    if not isinstance(obj, dict):
+        raise InputError(f'{path}: holds a {type(obj).__name__}, a JSON object was expected; was it edited, or is it '
+                         'another file?')
     return obj
 
-# %% ../nbs/00_files.ipynb #4150d850
+# %% ../nbs/00_files.ipynb #13236965
 def tensor_digest(
     tensors, # name → tensor, on the CPU
     texts,   # name → string
@@ -129,7 +146,9 @@ def tensor_digest(
     "SHA-256 of all that a file of tensors says."
     import torch  # here, so that all who only want an `InputError` need not wait for it
     h = hashlib.sha256(''.join(texts[k] for k in sorted(texts)).encode())
-    for k, t in sorted(tensors.items()): h.update(f'{k} {t.dtype} {list(t.shape)}'.encode()); h.update(t.contiguous().reshape(-1).view(torch.uint8).numpy())
+    for k, t in sorted(tensors.items()):
+        h.update(f'{k} {t.dtype} {list(t.shape)}'.encode())
+        h.update(t.contiguous().reshape(-1).view(torch.uint8).numpy())
     return h.hexdigest()
 
 def save_tensors(
@@ -156,8 +175,11 @@ def read_tensors(
     "What `save_tensors` wrote, or an `InputError` that names the file."
     from safetensors import SafetensorError, safe_open
     try:
-        with safe_open(check_file(file), 'pt') as f: tensors, texts = {k: f.get_tensor(k) for k in f.keys()}, dict(f.metadata() or {})
-        if texts.pop('sha256', None) not in (None, tensor_digest(tensors, texts)): raise ValueError('its contents have changed since they were written')
+        with safe_open(check_file(file), 'pt') as f:
+            tensors, texts = {k: f.get_tensor(k) for k in f.keys()}, dict(f.metadata() or {})
+        if texts.pop('sha256', None) not in (None, tensor_digest(tensors, texts)):
+            raise ValueError('its contents have changed since they were written')
     except InputError: raise
-    except (SafetensorError, OSError, ValueError) as e: raise InputError(f'{file}: {what} ({str(e)[:80]}); {remedy}') from None
+    except (SafetensorError, OSError, ValueError) as e:
+        raise InputError(f'{file}: {what} ({str(e)[:80]}); {remedy}') from None
     return tensors, texts

@@ -13,12 +13,13 @@ import numpy as np
 from isal import igzip, isal_zlib
 from .files import InputError, check_file
 
-# %% ../nbs/02_formats.ipynb #f6a29f7b
+# %% ../nbs/02_formats.ipynb #32abbc4c
 VOXELS = 1 << 30  # more than the largest CT, 4 GB as float32
 NIFTI = { # header size → where its fields are
     348: dict(dim=(40, '8h'), kind=(70, '2h'), pixdim=(76, '8f'), offset=(108, 'f'), scale=(112, '2f'), unit=(123, 'B'),
               codes=(252, '2h'), quatern=(256, '6f'), srow=(280, '12f'), magic=(344, '4s')),
-    540: dict(dim=(16, '8q'), kind=(12, '2h'), pixdim=(104, '8d'), offset=(168, 'q'), scale=(176, '2d'), unit=(500, 'B'),
+    540: dict(dim=(16, '8q'), kind=(12, '2h'), pixdim=(104, '8d'), offset=(168, 'q'), scale=(176, '2d'),
+              unit=(500, 'B'),
               codes=(344, '2i'), quatern=(352, '6d'), srow=(400, '12d'), magic=(4, '4s'))}
 DTYPES = {2: 'u1', 4: 'i2', 8: 'i4', 16: 'f4', 64: 'f8', 256: 'i1', 512: 'u2', 768: 'u4', 1024: 'i8', 1280: 'u8'}
 
@@ -39,17 +40,20 @@ def nifti_header(
 def _check_voxels(h, size, dtype):
     "Refuse a header that does not describe one volume of numbers."
     shape = '×'.join(map(str, h['dim'])) or 'nothing'
-    if h['magic'][0][:3] not in (b'n+1', b'n+2'): raise ValueError('is half of a .hdr and .img pair; convert it to one file')
-    if len(h['dim']) != 3 or min(h['dim']) < 1: raise ValueError(f'has the size {shape}, a CT has three dimensions; give one volume')
+    if h['magic'][0][:3] not in (b'n+1', b'n+2'):
+        raise ValueError('is half of a .hdr and .img pair; convert it to one file')
+    if len(h['dim']) != 3 or min(h['dim']) < 1:
+        raise ValueError(f'has the size {shape}, a CT has three dimensions; give one volume')
     if math.prod(h['dim']) > VOXELS:
-        raise ValueError(f'says that it has {shape} voxels, more than {VOXELS:,}; it is damaged, or must be cropped or down-sampled first')
+        raise ValueError(f'says that it has {shape} voxels, more than {VOXELS:,}; it is damaged, or must be cropped '
+                         'or down-sampled first')
     if dtype is None or int(dtype[1])*8 != h['kind'][1]:
-        raise ValueError(f'has voxels of type {h["kind"][0]} with {h["kind"][1]} bits (colour, complex numbers, or damaged); '
-                         'a CT has one number a voxel, so export it again in HU')
+        raise ValueError(f'has voxels of type {h["kind"][0]} with {h["kind"][1]} bits (colour, complex numbers, or '
+                         'damaged); a CT has one number a voxel, so export it again in HU')
     if not (math.isfinite(h['offset'][0]) and size <= h['offset'][0] < 1 << 30):
         raise ValueError('says that its voxels lie where they cannot; it is damaged, so copy or export it again')
 
-# %% ../nbs/02_formats.ipynb #fdab1f8f
+# %% ../nbs/02_formats.ipynb #8866d450
 def qform(
     h:dict, # of `nifti_header`
 )->np.ndarray: # (3, 4) index (i, j, k) → RAS
@@ -68,7 +72,8 @@ def nifti_affine(
     by_qform, by_sform = (code > 0 for code in h['codes'])
     d, S = np.array(h['pixdim'][1:4], float), np.reshape(h['srow'], (3, 4)).astype(float)
     if not (by_qform or by_sform):
-        raise ValueError('does not say how it lies in the patient (neither qform nor sform), left and right may be exchanged; export it again')
+        raise ValueError('does not say how it lies in the patient (neither qform nor sform), left and right may be '
+                         'exchanged; export it again')
     if by_qform and not by_sform or by_sform and not np.isin(d, (0, 1)).all():
         if not (np.isfinite(d).all() and (d > 0).all()):
             raise ValueError(f'has a spacing of {tuple(map(float, d))} mm; correct its header or export it again')
@@ -87,7 +92,8 @@ def _check_sform(h, S, d, by_qform):
     if not by_qform:
         if not np.isin(d, (0, 1)).all() and abs(steps/d - 1).max() > .01:  # 0 and 1 are written by who knows nothing
             said = ' and '.join('×'.join(f'{x:.4g}' for x in s) for s in (steps, d))
-            raise ValueError(f'says two things about its spacing, {said} mm (sform and pixdim); correct its header or export it again')
+            raise ValueError(f'says two things about its spacing, {said} mm (sform and pixdim); correct its header or '
+                             'export it again')
         return
     n = h['dim']
     corners = np.array([[i, j, k, 1] for i in (0, n[0]) for j in (0, n[1]) for k in (0, n[2])])
@@ -101,12 +107,12 @@ def _sheared(S):
     axes = S[:, :3]/np.linalg.norm(S[:, :3], axis=0)
     return abs(axes.T @ axes - np.eye(3)).max() > 1e-3
 
-# %% ../nbs/02_formats.ipynb #d57a105e
+# %% ../nbs/02_formats.ipynb #e0c16340
 def _is_packed(path):
     with open(path, 'rb') as f: return f.read(2) == b'\x1f\x8b'
 
 def _fill(f, a, offset):
-    "Read an array's bytes; the file must hold them, and no gigabytes behind them. At its end gzip compares the checksum."
+    "Read an array's bytes: are they there, without gigabytes behind them? At its end gzip compares the checksum."
     data, at = memoryview(a).cast('B'), 0
     f.seek(offset)
     while at < a.nbytes and (k := f.readinto(data[at:at + (1 << 24)])): at += k
@@ -122,18 +128,22 @@ def read_nifti(
         with (igzip.open(path) if packed else open(path, 'rb')) as f:
             h = nifti_header(f.read(540))
             affine, n = nifti_affine(h), math.prod(h['dim'])*h['dtype'].itemsize
-            if n > path.stat().st_size*(1032 if packed else 1): raise ValueError(damaged)  # what gzip can do at most: nothing is allocated for a lie
+            if n > path.stat().st_size*(1032 if packed else 1):
+                raise ValueError(damaged)  # what gzip can do at most: nothing is allocated for a lie
             a = np.empty(h['dim'][::-1], h['dtype'])
             if not _fill(f, a, h['offset']): raise ValueError(damaged)
     except (EOFError, gzip.BadGzipFile, isal_zlib.error, struct.error): raise InputError(f'{path}: {damaged}') from None
-    except OSError as e: raise InputError(f'{path}: cannot be read ({e.strerror or e}); check its permissions') from None
+    except OSError as e:
+        raise InputError(f'{path}: cannot be read ({e.strerror or e}); check its permissions') from None
     except ValueError as e: raise InputError(f'{path}: {e}') from None
-    if a.dtype.kind == 'f' and not np.isfinite(a).all(): raise InputError(f'{path}: contains NaN or infinite values; export it again in HU')
+    if a.dtype.kind == 'f' and not np.isfinite(a).all():
+        raise InputError(f'{path}: contains NaN or infinite values; export it again in HU')
     slope, intercept = h['scale']
-    if not math.isfinite(slope) or slope == 0 or (slope, intercept) == (1, 0): return a, affine  # NaN is how some programs write that there is none
+    if not math.isfinite(slope) or slope == 0 or (slope, intercept) == (1, 0):
+        return a, affine  # NaN is how some programs write that there is none
     return a.astype(np.float32)*np.float32(slope) + np.float32(intercept), affine
 
-# %% ../nbs/02_formats.ipynb #79d2fdad
+# %% ../nbs/02_formats.ipynb #7e1c3b02
 def _nrrd_fields(path, head):
     "Where the text ends (-1: not within `head`), and its fields, lower case without blanks in the name."
     end = min((i + len(e) for e in (b'\n\n', b'\r\n\r\n') if (i := head.find(e)) >= 0), default=-1)
@@ -148,7 +158,8 @@ def _mha_fields(path, head):
     "Where the text ends, and its fields."
     mark = head.find(b'ElementDataFile')
     if mark < 0:
-        raise InputError(f'{path}: is cut off or no MetaImage file (it does not say where its voxels are); copy or export it again')
+        raise InputError(f'{path}: is cut off or no MetaImage file (it does not say where its voxels are); copy or '
+                         'export it again')
     end = head.find(b'\n', mark) + 1
     pairs = (l.partition('=') for l in head[:end].decode('utf-8', 'replace').splitlines())
     return end, {k.strip(): v.strip() for k, _, v in pairs}
@@ -167,7 +178,8 @@ def check_header(
     if where in ('LOCAL', 'local', 'Local'): return end if packed else None, path, fields
     beside = path.name.lower().endswith('.mhd') and where == Path(where).name and not set('\\%') & set(where)
     if where == 'another file' or not beside or where.upper().startswith('LIST'):
-        raise InputError(f'{path}: its voxels are in another place ({where[:80]}), which is not followed; save it as one file')
+        raise InputError(f'{path}: its voxels are in another place ({where[:80]}), which is not followed; save it as '
+                         'one file')
     return 0 if packed else None, check_file(path.with_name(where)), fields
 
 def check_packed(
@@ -188,26 +200,34 @@ def check_packed(
     except isal_zlib.error: total = -1
     if total != n or not z.eof: raise InputError(f'{name}: is cut off or damaged; copy or download it again')
 
-# %% ../nbs/02_formats.ipynb #2f0a3551
-LENGTHS = {'mm': 1., 'millimeter': 1., 'millimetre': 1., 'millimeters': 1., 'cm': 10., 'm': 1000., 'meter': 1000., 'metre': 1000.,
-           'um': .001, 'µm': .001, 'μm': .001, 'micron': .001, 'microns': .001, 'micrometer': .001, '': 1., '???': 1., '?': 1.}
+# %% ../nbs/02_formats.ipynb #4b53fb7e
+LENGTHS = {'mm': 1., 'millimeter': 1., 'millimetre': 1., 'millimeters': 1., 'cm': 10., 'm': 1000., 'meter': 1000.,
+           'metre': 1000.,
+           'um': .001, 'µm': .001, 'μm': .001, 'micron': .001, 'microns': .001, 'micrometer': .001, '': 1., '???': 1.,
+           '?': 1.}
 SPACES = {'left-posterior-superior', 'lps', 'right-anterior-superior', 'ras', 'left-anterior-superior', 'las'}
 
 def _length(path, said):
     "Millimetres of a unit, or an `InputError`."
-    if said not in LENGTHS: raise InputError(f'{path}: its lengths are in {said!r}, which is not read here; convert them to mm')
+    if said not in LENGTHS:
+        raise InputError(f'{path}: its lengths are in {said!r}, which is not read here; convert them to mm')
     return LENGTHS[said]
 
 def _nrrd_place(path, fields):
     "Millimetres of the header's unit, and what was assumed."
     if fields.get('space') not in SPACES:
-        raise InputError(f'{path}: does not say how it lies in the patient (space: {fields.get("space", "is missing")}), left and right may be '
-                         'exchanged; export it again, for example from 3D Slicer')
+        said = fields.get('space', 'is missing')
+        raise InputError(f'{path}: does not say how it lies in the patient (space: {said}), left and right '
+                         'may be exchanged; export it again, for example from 3D Slicer')
     if 'spacedirections' not in fields:
-        raise InputError(f'{path}: does not say its spacing (no space directions); export it again, for example from 3D Slicer')
+        raise InputError(f'{path}: does not say its spacing (no space directions); export it again, for example from '
+                         '3D Slicer')
     units = set(fields.get('spaceunits', '').replace('"', ' ').split()) or {''}
-    if len(units) > 1: raise InputError(f'{path}: its lengths are in several units ({fields["spaceunits"]}); convert them to mm')
-    return _length(path, units.pop()), [] if 'spaceorigin' in fields else ['does not say where it lies (no space origin): its first voxel is taken for the origin']
+    if len(units) > 1:
+        raise InputError(f'{path}: its lengths are in several units ({fields["spaceunits"]}); convert them to mm')
+    placed = 'spaceorigin' in fields
+    notes = [] if placed else ['does not say where it lies (no space origin): its first voxel is taken for the origin']
+    return _length(path, units.pop()), notes
 
 def _mha_place(path, fields):
     "Millimetres of the header's unit, and what was assumed."
@@ -216,17 +236,21 @@ def _mha_place(path, fields):
     notes, letters = [], fields.get('AnatomicalOrientation', '???').upper()
     if not {'TransformMatrix', 'Orientation', 'Rotation'} & set(fields):
         if letters.strip('?') not in ('', 'RAI'):
-            raise InputError(f'{path}: says AnatomicalOrientation = {letters} but has no TransformMatrix, so left and right may be exchanged; export it again')
-        notes.append('does not say how it lies in the patient (no TransformMatrix): its axes are taken to run left, back and up')
-    if not {'Offset', 'Position', 'Origin'} & set(fields): notes.append('does not say where it lies (no Offset): its first voxel is taken for the origin')
+            raise InputError(f'{path}: says AnatomicalOrientation = {letters} but has no TransformMatrix, so left and '
+                             'right may be exchanged; export it again')
+        notes.append('does not say how it lies in the patient (no TransformMatrix): its axes are taken to run left, '
+                     'back and up')
+    if not {'Offset', 'Position', 'Origin'} & set(fields):
+        notes.append('does not say where it lies (no Offset): its first voxel is taken for the origin')
     return _length(path, fields.get('DistanceUnits', '').lower()), notes
 
 def _mha_rescale(path, fields):
     "Slope and offset of the stored values; ITK leaves them out."
     try: return tuple(float(fields.get(f'ElementToIntensityFunction{k}', d)) for k, d in (('Slope', 1), ('Offset', 0)))
-    except ValueError: raise InputError(f'{path}: its ElementToIntensityFunction is nonsense; export it again') from None
+    except ValueError:
+        raise InputError(f'{path}: its ElementToIntensityFunction is nonsense; export it again') from None
 
-# %% ../nbs/02_formats.ipynb #3363f1d5
+# %% ../nbs/02_formats.ipynb #5807af4b
 FORMATS = ('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd')
 
 def _quiet(reader_of):
@@ -257,11 +281,14 @@ def _check_itk(path, r):
     "Refuse what is no volume of numbers on a grid."
     size = r.GetSize()
     if r.GetDimension() != 3 or r.GetNumberOfComponents() != 1:
-        raise InputError(f'{path}: a CT has three dimensions and one value a voxel; this has {r.GetDimension()} and {r.GetNumberOfComponents()}. Give one volume in HU')
+        raise InputError(f'{path}: a CT has three dimensions and one value a voxel; this has {r.GetDimension()} and '
+                         f'{r.GetNumberOfComponents()}. Give one volume in HU')
     if math.prod(size) > VOXELS:
-        raise InputError(f'{path}: says that it has {"×".join(map(str, size))} voxels, more than {VOXELS:,}; it is damaged, or must be cropped or down-sampled first')
+        raise InputError(f'{path}: says that it has {"×".join(map(str, size))} voxels, more than {VOXELS:,}; it is '
+                         'damaged, or must be cropped or down-sampled first')
     if not (np.isfinite([*r.GetSpacing(), *r.GetOrigin(), *r.GetDirection()]).all() and min(r.GetSpacing()) > 0):
-        raise InputError(f'{path}: has a spacing of {r.GetSpacing()} mm or axes that are not numbers; correct its header or export it again')
+        raise InputError(f'{path}: has a spacing of {r.GetSpacing()} mm or axes that are not numbers; correct its '
+                         'header or export it again')
 
 def _read_itk(path):
     "NRRD and MHA: voxels, place, what was assumed."
@@ -274,13 +301,16 @@ def _read_itk(path):
         _check_itk(path, r)
         n = math.prod(r.GetSize())*sitk.GetArrayViewFromImage(sitk.Image([1]*3, r.GetPixelID())).itemsize
         if start is not None: check_packed(data, start, n, path)
-        elif data.stat().st_size < n and b'ASCII' not in path.read_bytes()[:1 << 16].upper(): raise InputError(f'{path}: is cut off or damaged; copy or download it again')
+        elif data.stat().st_size < n and b'ASCII' not in path.read_bytes()[:1 << 16].upper():
+            raise InputError(f'{path}: is cut off or damaged; copy or download it again')
         array, affine = sitk.GetArrayFromImage(_quiet(r.Execute)), place_of(r)
     except RuntimeError:
-        raise InputError(f'{path}: cannot be read as a volume (its spacing, axes or size are nonsense, it is damaged, or no {path.suffixes[-1]} file); copy or export it again') from None
+        raise InputError(f'{path}: cannot be read as a volume (its spacing, axes or size are nonsense, it is damaged, '
+                         f'or no {path.suffixes[-1]} file); copy or export it again') from None
     affine[:3] *= mm
     slope, offset = (1, 0) if nrrd else _mha_rescale(path, fields)
-    return array if (slope, offset) == (1, 0) else array.astype(np.float32)*np.float32(slope) + np.float32(offset), affine, notes
+    if (slope, offset) != (1, 0): array = array.astype(np.float32)*np.float32(slope) + np.float32(offset)
+    return array, affine, notes
 
 def read_voxels(
     path:Path, # checked to be a file, with an ending in FORMATS
@@ -289,5 +319,6 @@ def read_voxels(
     array, affine, notes = (*read_nifti(path), []) if '.nii' in path.name.lower() else _read_itk(path)
     steps = abs(affine[:3, :3])
     if not affine[:3, 3].any() and np.isin(steps, (0, 1)).all() and (steps.sum(0) == 1).all():
-        notes = [*notes, 'says that its voxels are 1×1×1 mm and the first one is the origin, which is also what programs write when they know nothing']
+        notes = [*notes, 'says that its voxels are 1×1×1 mm and the first one is the origin, which is also what '
+                 'programs write when they know nothing']
     return array, affine, notes

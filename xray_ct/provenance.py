@@ -32,10 +32,11 @@ def versions(
         except metadata.PackageNotFoundError: pass
     return found
 
-# %% ../nbs/01_provenance.ipynb #02bc6b1c
+# %% ../nbs/01_provenance.ipynb #5cfbb6f6
 def hardware():
     "Processor, cores, memory and GPU in words."
-    facts = {'system': f'{platform.system()} {platform.machine()}', 'cores': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(), 'threads': torch.get_num_threads()}
+    facts = {'system': f'{platform.system()} {platform.machine()}', 'cores': len(os.sched_getaffinity(0))
+             if hasattr(os, 'sched_getaffinity') else os.cpu_count(), 'threads': torch.get_num_threads()}
     try:
         model = re.search(r'model name\s*:\s*(.+)', Path('/proc/cpuinfo').read_text())
         memory = re.search(r'MemTotal:\s*(\d+)', Path('/proc/meminfo').read_text())
@@ -53,5 +54,6 @@ def provenance(
     "Everything needed to do a run again, and nothing about who ran it."
     home = str(Path.home())
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if command is None else command
-    return {'made': datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'), 'command': command.replace(home, '~') if len(home) > 1 else command, 'seed': seed, 'revision': revision() or 'no git repository',
+    return {'made': datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'), 'command': command.replace(home, '~')
+            if len(home) > 1 else command, 'seed': seed, 'revision': revision() or 'no git repository',
             'python': platform.python_version(), 'versions': versions(), 'hardware': hardware(), **more}

@@ -18,8 +18,9 @@ from .files import InputError, check_file, staged
 from .formats import DTYPES, FORMATS, NIFTI, VOXELS, place_of, read_voxels
 from .formats import check_header, check_packed, nifti_header, read_nifti  # until 0.3: they were here
 
-# %% ../nbs/03_volume.ipynb #2206fd0a
-PRESETS = {'soft tissue': (40, 400), 'body': (0, 400), 'lung': (-600, 1500), 'bone': (400, 1800), 'full': (0, 2000), 'wide': (1023.5, 4095)}
+# %% ../nbs/03_volume.ipynb #13f54445
+PRESETS = {'soft tissue': (40, 400), 'body': (0, 400), 'lung': (-600, 1500), 'bone': (400, 1800), 'full': (0, 2000),
+           'wide': (1023.5, 4095)}
 
 @dataclass(frozen=True)
 class Window:
@@ -59,7 +60,7 @@ def centered_affine(
     A[:3, 3] = np.asarray(center, float) - A[:3, :3] @ ((np.asarray(shape) - 1)/2)
     return A
 
-# %% ../nbs/03_volume.ipynb #33fe3b5f
+# %% ../nbs/03_volume.ipynb #9c0bfe4f
 AIR = -1000.  # HU; what lies outside a CT
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +73,20 @@ class Volume:
 
     def __post_init__(self):
         a = np.asarray(self.array, np.float32)
-        if a.ndim != 3 or 0 in a.shape: raise InputError(f'a volume has three axes (D, H, W) of at least one voxel, not shape {a.shape}')
-        if self.affine is None and self.spacing is None: raise InputError('a volume needs its spacing (D, H, W) in mm, or an affine')
-        A = centered_affine(a.shape, check_spacing(self.spacing)) if self.affine is None else np.asarray(self.affine, float)
+        if a.ndim != 3 or 0 in a.shape:
+            raise InputError(f'a volume has three axes (D, H, W) of at least one voxel, not shape {a.shape}')
+        if self.affine is None and self.spacing is None:
+            raise InputError('a volume needs its spacing (D, H, W) in mm, or an affine')
+        A = centered_affine(a.shape,
+                            check_spacing(self.spacing)) if self.affine is None else np.asarray(self.affine, float)
         s = np.linalg.norm(A[:3, :3], axis=0)
-        if A.shape != (4, 4) or not np.isfinite(A).all() or abs(np.linalg.det(A)) < 1e-12: raise InputError('the affine must be an invertible 4×4 matrix')
-        if self.spacing is not None and not np.allclose(s, self.spacing, atol=1e-4): raise InputError(f'spacing {self.spacing} contradicts the affine, whose steps are {tuple(s.round(4))} mm')
-        for k, v in dict(array=a, affine=A, spacing=tuple(float(x) for x in s.round(9)), meta=dict(self.meta or {})).items(): object.__setattr__(self, k, v)
+        if A.shape != (4, 4) or not np.isfinite(A).all() or abs(np.linalg.det(A)) < 1e-12:
+            raise InputError('the affine must be an invertible 4×4 matrix')
+        if self.spacing is not None and not np.allclose(s, self.spacing, atol=1e-4):
+            raise InputError(f'spacing {self.spacing} contradicts the affine, whose steps are {tuple(s.round(4))} mm')
+        for k, v in dict(array=a, affine=A, spacing=tuple(float(x) for x in s.round(9)),
+                         meta=dict(self.meta or {})).items():
+            object.__setattr__(self, k, v)
 
     @property
     def shape(self): return self.array.shape
@@ -91,13 +99,15 @@ class Volume:
     def range(self): return float(self.array.min()), float(self.array.max())  # HU; several checks ask, one looks
     def tensor(self): return torch.from_numpy(np.ascontiguousarray(self.array))[None, None]  # (1, 1, D, H, W) HU
     def __repr__(self):
-        return f'Volume {"×".join(map(str, self.shape))}, {"×".join(f"{s:.3g}" for s in self.spacing)} mm, HU {self.range[0]:.0f} to {self.range[1]:.0f}'
+        size, step = '×'.join(map(str, self.shape)), '×'.join(f'{s:.3g}' for s in self.spacing)
+        return f'Volume {size}, {step} mm, HU {self.range[0]:.0f} to {self.range[1]:.0f}'
 
-# %% ../nbs/03_volume.ipynb #11c30867
+# %% ../nbs/03_volume.ipynb #871d1ab2
 def check_spacing(spacing):
     "Three positive, finite numbers (a single one is repeated), or an `InputError`."
     s = np.broadcast_to(np.asarray(spacing, float), (3,)) if np.ndim(spacing) == 0 or len(spacing) == 3 else np.zeros(3)
-    if not (np.isfinite(s).all() and (s > 0).all()): raise InputError(f'spacing must be one or three positive lengths in mm, not {spacing}')
+    if not (np.isfinite(s).all() and (s > 0).all()):
+        raise InputError(f'spacing must be one or three positive lengths in mm, not {spacing}')
     return tuple(float(x) for x in s)
 
 # %% ../nbs/03_volume.ipynb #bc2c5120
@@ -117,7 +127,7 @@ def to_canonical(
         array = np.flip(array, i)
     return np.ascontiguousarray(array, np.float32), A  # turned and converted in one pass
 
-# %% ../nbs/03_volume.ipynb #b2c141c8
+# %% ../nbs/03_volume.ipynb #3cbeefe4
 from fastcore.basics import patch
 
 @patch
@@ -139,11 +149,12 @@ def from_sitk(
     "Turn an image to canonical axes and keep its place in the patient."
     import SimpleITK as sitk
     if img.GetDimension() != 3 or img.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(f'a CT is a scalar image of three dimensions; this one has {img.GetDimension()} and {img.GetNumberOfComponentsPerPixel()} values a voxel')
+        raise InputError(f'a CT is a scalar image of three dimensions; this one has {img.GetDimension()} and '
+                         f'{img.GetNumberOfComponentsPerPixel()} values a voxel')
     array, affine = to_canonical(sitk.GetArrayFromImage(img), place_of(img))
     return cls(array, affine=affine, meta=meta)
 
-# %% ../nbs/03_volume.ipynb #8dbf49de
+# %% ../nbs/03_volume.ipynb #8ab221b2
 def _nearest_rotation(shape, affine):
     "The affine with the nearest perpendicular axes around the same centre, and by how many voxels a corner moves."
     A, mid = affine.copy(), (np.array(shape) - 1)/2
@@ -185,13 +196,18 @@ def square(
     if angle <= 45:
         nearest, off = _nearest_rotation(array.shape, affine)
         if off < .1: return array, affine if off < 1e-4 else nearest, []
-    else: raise InputError(f'its axes are sheared by {angle:.0f}°, which no tilted gantry does; correct its header or export it again')
+    else:
+        raise InputError(f'its axes are sheared by {angle:.0f}°, which no tilted gantry does; correct its header or '
+                         'export it again')
     shape, A = _upright(array.shape, affine)
-    if math.prod(shape) > VOXELS: raise InputError(f'its axes are sheared by {angle:.1f}°, and upright it would have more than {VOXELS:,} voxels; crop it first')
+    if math.prod(shape) > VOXELS:
+        raise InputError(f'its axes are sheared by {angle:.1f}°, and upright it would have more than {VOXELS:,} '
+                         'voxels; crop it first')
     straight = Volume(array, affine=affine).onto(shape, A, antialias=0)
-    return straight.array, A, [f'its axes are sheared by {angle:.1f}° (a tilted gantry?): the slices were shifted back by linear interpolation']
+    return straight.array, A, [f'its axes are sheared by {angle:.1f}° (a tilted gantry?): the slices were shifted '
+                               'back by linear interpolation']
 
-# %% ../nbs/03_volume.ipynb #94063318
+# %% ../nbs/03_volume.ipynb #37aba568
 NOT_HU = 'so they are not HU (air is −1000)'
 
 def hu_doubts(
@@ -201,13 +217,18 @@ def hu_doubts(
     low, high = vol.range
     run = f'its values run from {low:g} to {high:g}'
     if high > 6e4 and low > -5e3:
-        return f'{run}, {NOT_HU}: signed voxels that are marked as unsigned? Correct that mark (PixelRepresentation, or the type in the header) or export it again', []
-    if low < -1e5 or high > 4e4: return f'{run}, so they are not HU (air is −1000, metal below 40000); convert it to HU', []
-    if low >= 0: return f'{run}, {NOT_HU}; convert it to HU (was an offset of 1000 or 1024 left out?), or give the CT and not a mask', []
+        return (f'{run}, {NOT_HU}: signed voxels that are marked as unsigned? '
+                'Correct that mark (PixelRepresentation, or the type in the header) or export it again'), []
+    if low < -1e5 or high > 4e4:
+        return f'{run}, so they are not HU (air is −1000, metal below 40000); convert it to HU', []
+    if low >= 0:
+        return (f'{run}, {NOT_HU}; convert it to HU (was an offset of 1000 or 1024 left out?), '
+                'or give the CT and not a mask'), []
     if high - low < 100: return f'{run}, so they are not HU, or all of it is air; convert it to HU', []
     every = tuple(slice(None, None, max(1, n//20)) for n in vol.shape)
     inside, ends = vol.array[every].ravel(), [0, -1]
-    sides = np.concatenate([vol.array[every[0], ends][..., every[2]].ravel(), vol.array[every[0], every[1]][..., ends].ravel()])
+    sides = np.concatenate([vol.array[every[0], ends][..., every[2]].ravel(),
+                            vol.array[every[0], every[1]][..., ends].ravel()])
     notes, edge = [], float(np.median(sides))
     same = float((sides == edge).mean()) if edge > -850 else 0.
     if same >= .5:
@@ -215,26 +236,33 @@ def hu_doubts(
                 'Set what lies outside the patient to −1000, or give the CT as it was before'), []
     matter = inside[inside > -900]
     if len(matter) > 100 and np.quantile(matter, .001) > -300 and (matter > 500).mean() > .3:
-        return f'{(matter > 500).mean():.0%} of what is not air is above 500 HU, and nothing is fat or lung, so they are not HU: an offset of 1000 or 1024 was left out? Convert it to HU', []
-    if low > -900: notes.append(f'nothing in it is near −1000 HU, which is air (its values run from {low:g} to {high:g}): cropped to the inside of the body, masked, clipped to a window, or not in HU?')
-    elif ((inside > -250) & (inside < 250)).mean() < .001: notes.append('hardly anything in it is from −250 to 250 HU, where soft tissue is: is it in HU?')
+        return (f'{(matter > 500).mean():.0%} of what is not air is above 500 HU, and nothing is fat or lung, '
+                'so its values are not HU: was an offset of 1000 or 1024 left out? Convert it to HU'), []
+    if low > -900:
+        notes.append(f'nothing in it is near −1000 HU, which is air (its values run from {low:g} to {high:g}): '
+                     'cropped to the inside of the body, masked, clipped to a window, or not in HU?')
+    elif ((inside > -250) & (inside < 250)).mean() < .001:
+        notes.append('hardly anything in it is from −250 to 250 HU, where soft tissue is: is it in HU?')
     return '', notes
 
-# %% ../nbs/03_volume.ipynb #0c71db0d
+# %% ../nbs/03_volume.ipynb #20eedb54
 @patch(cls_method=True)
 def load(cls:Volume, path):
     "Read a NIfTI, NRRD or MHA file of HU. `InputError` names the file and what is wrong with it."
     path = check_file(path)
-    if not path.name.lower().endswith(FORMATS): raise InputError(f'{path}: not a volume this library reads ({", ".join(FORMATS)}, or DICOM)')
+    if not path.name.lower().endswith(FORMATS):
+        raise InputError(f'{path}: not a volume this library reads ({", ".join(FORMATS)}, or DICOM)')
     if path.stat().st_size == 0: raise InputError(f'{path}: is empty (0 bytes); copy it again')
     try:
         array, affine, notes = read_voxels(path)
         array, affine, done = square(*to_canonical(array, affine))
         vol = cls(array, affine=affine, meta=dict(source=path.name))
     except InputError as e: raise e if str(path) in str(e) else InputError(f'{path}: {e}') from None
-    except OSError as e: raise InputError(f'{path}: cannot be read ({e.strerror or e}); check its permissions') from None
+    except OSError as e:
+        raise InputError(f'{path}: cannot be read ({e.strerror or e}); check its permissions') from None
     low, high = vol.range
-    if not np.isfinite([low, high]).all(): raise InputError(f'{path}: contains NaN or infinite values; export it again in HU')
+    if not np.isfinite([low, high]).all():
+        raise InputError(f'{path}: contains NaN or infinite values; export it again in HU')
     if low == high: raise InputError(f'{path}: every voxel is {low:g}; this is no CT, so give another file')
     if notes + done: vol.meta['assumed'] = notes + done
     return vol
@@ -246,10 +274,11 @@ def save(self:Volume, path, dtype='int16'): # 'int16' rounds to whole HU, 'float
     path, kinds = Path(path), {'int16': sitk.sitkInt16, 'float32': sitk.sitkFloat32}
     if not path.name.endswith(FORMATS): raise InputError(f'{path}: choose a name that ends in {", ".join(FORMATS)}')
     a = self.array if dtype == 'float32' else np.clip(np.rint(self.array), -32768, 32767)
-    with staged(path) as f: sitk.WriteImage(sitk.Cast(self.with_array(a).to_sitk(), kinds[dtype]), str(f), useCompression=True)
+    with staged(path) as f:
+        sitk.WriteImage(sitk.Cast(self.with_array(a).to_sitk(), kinds[dtype]), str(f), useCompression=True)
     return path
 
-# %% ../nbs/03_volume.ipynb #1bf46831
+# %% ../nbs/03_volume.ipynb #7baf0e01
 def row_groups(
     matrix, # (m, n), rows that each use a few neighbouring columns
     width, # numbers that it will be applied to at once
@@ -260,7 +289,8 @@ def row_groups(
     m, n = matrix.shape; most = int(np.clip((2**18*m/(width*n))**.5, 2, most))
     used, starts = matrix != 0, np.arange(0, m, most)
     low, high = np.minimum.reduceat(used.argmax(1), starts), np.maximum.reduceat(n - used[:, ::-1].argmax(1), starts)
-    return [(slice(k, min(k + most, m)), slice(i, j), np.ascontiguousarray(matrix[k:k + most, i:j])) for k, i, j in zip(starts, low, high)]
+    return [(slice(k, min(k + most, m)), slice(i, j), np.ascontiguousarray(matrix[k:k + most, i:j])) for k, i,
+            j in zip(starts, low, high)]
 
 def along_axes(
     x, # (i, j, k) float32
@@ -270,9 +300,11 @@ def along_axes(
     "A banded matrix along each axis."
     (D, H, W), (d, h, w), (_, j, k) = matrices, map(len, matrices), x.shape
     out = np.empty((d, h, w), dtype)
-    D, W = row_groups(D, k, most=8), [(rows, columns, np.ascontiguousarray(m.T)) for rows, columns, m in row_groups(W, h)]
+    D, W = row_groups(D, k, most=8), [(rows, columns, np.ascontiguousarray(m.T)) for rows, columns,
+                                      m in row_groups(W, h)]
     # eight slices of a few rows at a time: 1 MB, which stays in the processor's cache through all three axes
-    for rows, columns, m in row_groups(H, 1, most=max(16, 2**15*h//(j*k))): _along(x[:, columns], D, row_groups(m, k), W, out[:, rows])
+    for rows, columns, m in row_groups(H, 1, most=max(16, 2**15*h//(j*k))):
+        _along(x[:, columns], D, row_groups(m, k), W, out[:, rows])
     return out
 
 def _along(x, D, H, W, out):
@@ -295,13 +327,14 @@ def to_int16(x): # (D, H, W) float32
         out[k:k + 8] = _rounded(y)
     return out
 
-# %% ../nbs/03_volume.ipynb #da589220
+# %% ../nbs/03_volume.ipynb #dc0b2f07
 @lru_cache(256)
 def gaussian_kernel(sigma): # voxels
     "The kernel of ITK's discrete Gaussian (Bessel functions, not samples), as ITK computes it: float32."
     import SimpleITK as sitk
     spike = np.zeros((1, 1, 129), np.float32); spike[..., 64] = 1
-    k = sitk.GetArrayFromImage(sitk.DiscreteGaussian(sitk.GetImageFromArray(spike), [float(sigma)**2, 0., 0.], 64, 0.003, True))[0, 0]
+    k = sitk.GetArrayFromImage(sitk.DiscreteGaussian(sitk.GetImageFromArray(spike), [float(sigma)**2, 0., 0.], 64,
+                                                     0.003, True))[0, 0]
     k = k[np.flatnonzero(k)[0]:np.flatnonzero(k)[-1] + 1]
     return k/k.sum(dtype=np.float64).astype(np.float32)
 
@@ -333,7 +366,7 @@ def blurred(self:Volume, sigma, dtype=np.float32): # mm along (D, H, W), 0 leave
 @patch
 def blur(self:Volume, sigma): return self.with_array(self.blurred(sigma))  # mm
 
-# %% ../nbs/03_volume.ipynb #63eff7ef
+# %% ../nbs/03_volume.ipynb #88616ac8
 @patch
 def onto(self:Volume,
     shape, # (D, H, W) of the new grid
@@ -348,21 +381,26 @@ def onto(self:Volume,
     sigma = antialias*along.max(1)*(along.max(1) > np.array(self.spacing)*1.001)
     to_source = np.linalg.inv(self.affine) @ A; step = np.diag(to_source)[:3]
     turned = abs(to_source[:3, :3] - np.diag(step)) @ np.array(shape)  # voxels that an axis strays
-    if turned.max() < 1e-4: array = self._along_grid([(o + s*np.arange(n)).round(9) for n, o, s in zip(shape, to_source[:3, 3], step)], sigma, fill)
+    if turned.max() < 1e-4:
+        array = self._along_grid([(o + s*np.arange(n)).round(9) for n, o, s in zip(shape, to_source[:3, 3], step)],
+                                 sigma, fill)
     else: array = (self.blur(sigma) if sigma.any() else self)._by_itk(shape, A, fill)
     return Volume(array, affine=affine, meta=self.meta)
 
 @patch
 def _along_grid(self:Volume, places, sigma, fill): # indices along each axis; mm
-    array = along_axes(self.array, [interpolation(smoothing(n, s/step), at) for n, s, step, at in zip(self.shape, sigma, self.spacing, places)])
-    for axis, (n, at) in enumerate(zip(self.shape, places)): np.moveaxis(array, axis, 0)[(at < -.5) | (at >= n - .5)] = fill
+    array = along_axes(self.array, [interpolation(smoothing(n, s/step), at) for n, s, step,
+                                    at in zip(self.shape, sigma, self.spacing, places)])
+    for axis, (n, at) in enumerate(zip(self.shape, places)):
+        np.moveaxis(array, axis, 0)[(at < -.5) | (at >= n - .5)] = fill
     return array
 
 @patch
 def _by_itk(self:Volume, shape, affine, fill):
     import SimpleITK as sitk
     step = np.linalg.norm(affine[:3, :3], axis=0)
-    img = sitk.Resample(self.to_sitk(), [int(n) for n in shape[::-1]], sitk.Transform(), sitk.sitkLinear, affine[:3, 3].tolist(), step[::-1].tolist(),
+    img = sitk.Resample(self.to_sitk(), [int(n) for n in shape[::-1]], sitk.Transform(), sitk.sitkLinear,
+                        affine[:3, 3].tolist(), step[::-1].tolist(),
                         (affine[:3, :3]/step)[:, ::-1].ravel().tolist(), float(fill), sitk.sitkFloat32)
     return sitk.GetArrayFromImage(img)
 
@@ -394,7 +432,7 @@ def resample_to(self:Volume, other:Volume, antialias=0.4, fill=AIR):
     "Onto the grid of another volume."
     return self.onto(other.shape, other.affine, antialias, fill)
 
-# %% ../nbs/03_volume.ipynb #7db8c1c4
+# %% ../nbs/03_volume.ipynb #b28894fd
 @patch
 def body_mask(self:Volume, threshold=-300.): # HU
     "Voxels that are not air: (D, H, W) bool."
@@ -412,7 +450,8 @@ def body_center(self:Volume, threshold=-300.):
     n, rows, mask = [], np.zeros(self.shape[1:], int), np.empty(self.shape[1:], bool)
     for k in range(0, self.shape[0], 255):  # as many as a byte can count
         few = np.zeros(rows.shape, np.uint8)
-        for a in self.array[k:k + 255]: n.append(np.count_nonzero(np.greater(a, threshold, out=mask))); few += mask.view(np.uint8)
+        for a in self.array[k:k + 255]:
+            n.append(np.count_nonzero(np.greater(a, threshold, out=mask))); few += mask.view(np.uint8)
         rows += few
     planes = n, rows.sum(1), rows.sum(0)  # voxels on each plane: their places are this often repeated
     if not any(n): raise InputError(f'nothing above {threshold:g} HU: there is no body in this volume; is it in HU?')

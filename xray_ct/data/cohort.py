@@ -29,7 +29,7 @@ from .dicom import read_ct
 from .find import find_cts
 from .radiograph import open_png
 
-# %% ../../nbs/16_cohort.ipynb #28e227b5
+# %% ../../nbs/16_cohort.ipynb #a47007a5
 FRACTIONS = dict(train=.75, valid=.15, test=.10)
 
 def hash_unit(
@@ -42,7 +42,8 @@ def hash_unit(
 def _cut(patients, fractions):
     "Part of each patient by its hash."
     ends = np.cumsum(list(fractions.values()))
-    return {p: list(fractions)[min(int(np.searchsorted(ends, hash_unit(p), side='right')), len(ends) - 1)] for p in patients}
+    return {p: list(fractions)[min(int(np.searchsorted(ends, hash_unit(p), side='right')), len(ends) - 1)]
+            for p in patients}
 
 def _fill(parts, fractions):
     "An empty part takes the patient whose hash is nearest to its interval, from a part that can spare one."
@@ -50,10 +51,11 @@ def _fill(parts, fractions):
     for name, lo, hi in zip(fractions, [0., *ends[:-1]], ends):
         n = Counter(parts.values())
         spare = [p for p in parts if n[parts[p]] > 1]
-        if hi > lo and not n[name] and spare: parts[min(spare, key=lambda p: max(lo - hash_unit(p), hash_unit(p) - hi))] = name
+        if hi > lo and not n[name] and spare:
+            parts[min(spare, key=lambda p: max(lo - hash_unit(p), hash_unit(p) - hi))] = name
     return parts
 
-# %% ../../nbs/16_cohort.ipynb #f4a95e24
+# %% ../../nbs/16_cohort.ipynb #4fa1cf71
 def split_patients(
     patients, # list of patient ids; repeats (several series) are welcome
     labels=None, # list of their categories: each category is then split on its own (stratified)
@@ -63,7 +65,8 @@ def split_patients(
     label = {}
     for p, l in sorted(zip(map(str, patients), map(str, labels or [None]*len(patients)))): label.setdefault(p, l)
     parts = {}
-    for l in sorted(set(label.values())): parts |= _fill(_cut([p for p in label if label[p] == l], fractions), fractions)
+    for l in sorted(set(label.values())):
+        parts |= _fill(_cut([p for p in label if label[p] == l], fractions), fractions)
     return _fill(parts, fractions)  # where every label is too rare to fill the parts by itself
 
 # %% ../../nbs/16_cohort.ipynb #2c7f3d02
@@ -77,7 +80,7 @@ def choose_patients(
     chosen = dict.fromkeys(p for p in [*first, *order] if p is not None)
     return set(list(chosen)[:n or None])
 
-# %% ../../nbs/16_cohort.ipynb #b60976d2
+# %% ../../nbs/16_cohort.ipynb #c9a15705
 @dataclass(frozen=True)
 class CohortConfig:
     "Grid, X-rays and augmentation of a cohort."
@@ -94,25 +97,33 @@ class CohortConfig:
     scale: float = .12 # largest relative change of size, each axis on its own
     shift: float = 15. # largest shift, mm
     flip: bool = False # mirror left and right; wrong where the heart is in view
-    gain: float = 0. # largest relative change of the X-rays' intensity I, which shifts the line integrals by -ln(1 ± gain)
+    # largest relative change of the X-rays' intensity I, which shifts the line integrals by -ln(1 ± gain)
+    gain: float = 0.
     photons: float = 0. # a pixel; 0: no noise
     jitter: float = 0. # largest relative error of sdd and sid, unknown to the model
     paired_white: float = 6. # 'paired': the line integral that white stands for
     vertical_flip: bool = False # 'paired': the pictures were saved feet first
     def __post_init__(self):
-        if self.xrays not in ('native', 'full', 'grid', 'paired'): raise InputError(f"xrays must be native, full, grid or paired, not {self.xrays!r}")
-        object.__setattr__(self, 'views', tuple(v.strip() for v in self.views.split(',')) if isinstance(self.views, str) else tuple(self.views))
+        if self.xrays not in ('native', 'full', 'grid', 'paired'):
+            raise InputError(f"xrays must be native, full, grid or paired, not {self.xrays!r}")
+        object.__setattr__(self, 'views', tuple(v.strip() for v in self.views.split(','))
+                           if isinstance(self.views, str) else tuple(self.views))
         for k in ('rotate', 'scale', 'shift', 'gain', 'photons', 'jitter', 'max_patients'):
-            if not 0 <= getattr(self, k) < (1 if k in ('scale', 'gain', 'jitter') else math.inf): raise InputError(f'{k}={getattr(self, k)}: must be 0 or more' + ', and below 1'*(k in ('scale', 'gain', 'jitter')))
+            if not 0 <= getattr(self, k) < (1 if k in ('scale', 'gain', 'jitter') else math.inf):
+                limit = ', and below 1'*(k in ('scale', 'gain', 'jitter'))
+                raise InputError(f'{k}={getattr(self, k)}: must be 0 or more{limit}')
         if self.xrays != 'grid' and self.sdd*(1 - self.jitter) < self.sid*(1 + self.jitter) and self.jitter:
-            raise InputError(f'jitter={self.jitter}: the tube of sid={self.sid:g} mm would come to lie behind the detector of sdd={self.sdd:g} mm; use at most {(self.sdd - self.sid)/(self.sdd + self.sid):.3f}')
+            raise InputError(f'jitter={self.jitter}: the tube of sid={self.sid:g} mm would come to lie behind the '
+                             f'detector of sdd={self.sdd:g} mm; '
+                             f'use at most {(self.sdd - self.sid)/(self.sdd + self.sid):.3f}')
 
     def geometry(self):
         "The acquisition as the model knows it: around the origin, since each patient's field has its own isocentre."
         mode, det = ('parallel', self.size) if self.xrays == 'grid' else ('cone', self.det)
-        return Geometry.for_field(self.size*self.spacing, self.size, det, sdd=self.sdd, sid=self.sid, views=self.views, mode=mode)
+        return Geometry.for_field(self.size*self.spacing, self.size, det, sdd=self.sdd, sid=self.sid,
+                                  views=self.views, mode=mode)
 
-# %% ../../nbs/16_cohort.ipynb #32243bf5
+# %% ../../nbs/16_cohort.ipynb #63f00d45
 FINEST = 4  # voxels finer than a quarter of the target's are averaged to that: the detector can't see them
 FORMAT = 5  # raise it when the files change: old ones are then left alone
 
@@ -141,10 +152,12 @@ def _stamp(path):
 
 def cache_name(case, config):
     "Hash of source and settings: `<patient>-<hash>.safetensors`."
-    what = [os.path.realpath(case.path), _stamp(case.path), config.size, config.spacing, config.xrays == 'full' or reach(config), FINEST, FORMAT]
-    return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', case.patient)[:60]}-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]}.safetensors"
+    what = [os.path.realpath(case.path), _stamp(case.path), config.size, config.spacing, config.xrays == 'full'
+            or reach(config), FINEST, FORMAT]
+    digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
+    return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', case.patient)[:60]}-{digest}.safetensors"
 
-# %% ../../nbs/16_cohort.ipynb #cb821267
+# %% ../../nbs/16_cohort.ipynb #7c6c47be
 def _box(vol, config):
     "The voxels that items can need, as they are: a crop of whole voxels around the field (all of them for `full`)."
     center, finest = vol.body_center(), config.spacing/FINEST
@@ -153,7 +166,8 @@ def _box(vol, config):
     lo, hi = np.zeros(3, int), np.array(shape)
     if config.xrays != 'full':
         to_index = np.linalg.inv(A)
-        mid, half = (to_index @ [*center, 1])[:3], abs(to_index[:3, :3]).sum(1)*reach(config)  # a tilted grid needs more of each axis
+        # a tilted grid needs more of each axis
+        mid, half = (to_index @ [*center, 1])[:3], abs(to_index[:3, :3]).sum(1)*reach(config)
         lo, hi = np.maximum(lo, np.floor(mid - half)).astype(int), np.minimum(hi, np.ceil(mid + half) + 1).astype(int)
     A = A.copy(); A[:3, 3] += A[:3, :3] @ lo
     if fine: return vol.onto(hi - lo, A), center  # nothing is averaged that would be cropped
@@ -169,8 +183,8 @@ def _whole(file):
         with safe_open(file, 'pt') as f:
             meta = json.loads(f.metadata()['case'])
             kinds = {(s.get_dtype(), tuple(s.get_shape())) for s in map(f.get_slice, f.keys())}
-        complete = kinds == {('I16', tuple(meta['shape']))} and abs(np.linalg.det(np.array(meta['affine'], float).reshape(4, 4))) > 0
-        return meta if complete else None
+        there = abs(np.linalg.det(np.array(meta['affine'], float).reshape(4, 4))) > 0
+        return meta if there and kinds == {('I16', tuple(meta['shape']))} else None
     except Exception: return None
 
 def prepare_case(
@@ -187,7 +201,8 @@ def prepare_case(
         except InputError as e: raise Unusable(str(e) if str(case.path) in str(e) else f'{case.path}: {e}') from None
         # on its own grid with the target's blur: `onto` a grid of target spacing would also interpolate
         smooth = box.blurred([0.4*config.spacing if config.spacing > s*1.001 else 0. for s in box.spacing], np.int16)
-        meta = dict(patient=case.patient, source=case.path.name, spacing=list(box.spacing), affine=box.affine.tolist(), shape=list(box.shape),
+        meta = dict(patient=case.patient, source=case.path.name, spacing=list(box.spacing),
+                    affine=box.affine.tolist(), shape=list(box.shape),
                     center=list(center), assumed=vol.meta.get('assumed', []))
         voxels = {k: torch.from_numpy(a) for k, a in dict(hu=to_int16(box.array), smooth=smooth).items()}
         with staged(file) as f: save_file(voxels, f, metadata={'case': json.dumps(meta)})
@@ -208,7 +223,7 @@ def random_affine(config, generator):
     if config.flip and u[9] > 0: M[:, 2] *= -1
     return M, config.shift*u[6:9]
 
-# %% ../../nbs/16_cohort.ipynb #c6d855a1
+# %% ../../nbs/16_cohort.ipynb #00cc93c6
 def sample_field(
     hu, # (D, H, W) the source's voxels, any dtype
     affine, # (4, 4) of the source
@@ -226,7 +241,8 @@ def sample_field(
     L, o = L*(2/(n - 1).clamp(min=1))[:, None], 2*o/(n - 1).clamp(min=1) - 1      # in grid_sample's units, -1 to 1
     d, h, w = (torch.arange(k, dtype=torch.float64) - (k - 1)/2 for k in shape)
     # three sums of outer vectors: 5 times as fast as F.affine_grid, and exact to float32
-    grid = torch.stack([((L[r, 0]*d + o[r])[:, None, None] + ((L[r, 1]*h)[:, None] + L[r, 2]*w)).float() for r in (2, 1, 0)], -1)[None]
+    grid = torch.stack([((L[r, 0]*d + o[r])[:, None, None] + ((L[r, 1]*h)[:, None] + L[r, 2]*w)).float()
+                        for r in (2, 1, 0)], -1)[None]
     return F.grid_sample(hu[None, None].float() - AIR, grid, align_corners=True)[0, 0] + AIR
 
 # %% ../../nbs/16_cohort.ipynb #0d4eeb96
@@ -244,7 +260,7 @@ def project_hu(
     P = (_projector if keep else Projector)(geometry.replace(vol_shape=tuple(hu.shape), spacing=tuple(spacing)))
     return P(hu_to_mu(hu[None, None], kev))[0]
 
-# %% ../../nbs/16_cohort.ipynb #ca2b1f15
+# %% ../../nbs/16_cohort.ipynb #cdb986b6
 KEEP = 2**30  # bytes of unmoved items that a dataset may keep in memory
 
 class CTDataset:
@@ -253,10 +269,11 @@ class CTDataset:
         augment=False, # move the patients, vary the pictures?
         seed=0,
         passes=1, # how often an epoch meets each case
-        known=None, # are these the training cases, named by their index, which a ridge base leaves out? Default: where augmented
+        known=None, # are these the training cases, which a ridge base leaves out? Default: where augmented
         keep=False, # keep unmoved items in memory, up to `KEEP` bytes?
     ):
-        self.cases, self.config, self.augment, self.seed, self.passes, self.epoch = list(cases), config, augment, seed, passes, 0
+        self.cases, self.config = list(cases), config
+        self.augment, self.seed, self.passes, self.epoch = augment, seed, passes, 0
         self.known, self.kept = augment if known is None else known, {} if keep and not augment else None
         self.geometry, self.window = config.geometry(), Window.named('full')
     def __len__(self): return len(self.cases)*self.passes
@@ -274,7 +291,7 @@ class CTDataset:
         if self.kept is not None and (len(self.kept) + 1)*(xrays.nbytes + target.nbytes) <= KEEP: self.kept[i] = item
         return item
 
-# %% ../../nbs/16_cohort.ipynb #98ac5a01
+# %% ../../nbs/16_cohort.ipynb #ca637c9d
 @patch
 def meta(self:CTDataset, i): # → dict: spacing mm, affine, center (LPS mm), patient, source
     "What the cache file says of a case."
@@ -289,7 +306,8 @@ def open(self:CTDataset, i, key='hu'): # 'hu' (as in the source) or 'smooth' →
 def target(self:CTDataset, i, move=(None, None)): # → (D, H, W) HU
     "The field of a case on the target grid."
     meta = self.meta(i)
-    return sample_field(self.open(i, 'smooth'), meta['affine'], meta['center'], self.geometry.vol_shape, self.geometry.spacing, *move)
+    return sample_field(self.open(i, 'smooth'), meta['affine'], meta['center'], self.geometry.vol_shape,
+                        self.geometry.spacing, *move)
 
 @patch
 def pair(self:CTDataset, i, move, g): # → target (D, H, W) HU, X-rays (V, h, w) line integrals
@@ -303,22 +321,24 @@ def pair(self:CTDataset, i, move, g): # → target (D, H, W) HU, X-rays (V, h, w
     hu, spacing = (target, geometry.spacing) if c.xrays == 'grid' else self.source(i, move)
     return target, vary_picture(project_hu(hu, geometry, spacing, c.kev, keep=not varies), c, g, self.augment)
 
-# %% ../../nbs/16_cohort.ipynb #8031605c
+# %% ../../nbs/16_cohort.ipynb #db7a456f
 @patch
 def source(self:CTDataset, i, move=(None, None)): # → (D, H, W) HU around the isocentre, spacing mm
     "What the X-rays pass through, at the source's own resolution."
-    hu, meta = self.open(i), self.meta(i)
-    shape = whole_grid(hu.shape, meta, move) if self.config.xrays == 'full' else [max(1, round(self.config.size*self.config.spacing/s)) for s in meta['spacing']]
+    hu, meta, field = self.open(i), self.meta(i), self.config.size*self.config.spacing
+    full = self.config.xrays == 'full'
+    shape = whole_grid(hu.shape, meta, move) if full else [max(1, round(field/s)) for s in meta['spacing']]
     return sample_field(hu, meta['affine'], meta['center'], shape, meta['spacing'], *move), meta['spacing']
 
 def whole_grid(shape, meta, move=(None, None)):
-    "Voxels (D, H, W) of a grid that is symmetric about the isocentre and holds the whole source, wherever it has been moved."
+    "Voxels (D, H, W) of a grid that is symmetric about the isocentre and holds the whole moved source."
     corners = np.array(list(product(*[(0, n - 1) for n in shape])))
     A, P = np.array(meta['affine']), TO_LPS.numpy()
     p = (corners @ A[:3, :3].T + A[:3, 3] - meta['center']) @ P                      # (8, 3) mm along D, H, W
     if move[0] is not None: p = np.linalg.solve(move[0].numpy(), (p - move[1].numpy()).T).T
     n = 2*np.ceil(abs(p).max(0)/meta['spacing'] - 1e-6) + 1
-    return (n if move[0] is None else 8*np.ceil(n/8)).astype(int).tolist()            # few shapes: each has tables of its own
+    # few shapes: each has tables of its own
+    return (n if move[0] is None else 8*np.ceil(n/8)).astype(int).tolist()
 
 def vary_picture(
     lines, # (V, h, w) line integrals
@@ -328,13 +348,15 @@ def vary_picture(
     if augment and config.gain: lines = lines - torch.log(1 + config.gain*(2*torch.rand(1, generator=g) - 1))
     return add_noise(lines, photons=config.photons, generator=g) if config.photons else lines
 
-# %% ../../nbs/16_cohort.ipynb #0970c77d
+# %% ../../nbs/16_cohort.ipynb #2e5a5cfb
 def read_paired(case, config, geometry):
     "The pre-rendered pictures beside a CT: (V, h, w) line integrals."
     out = []
     for view in config.views:
         file = case.path.parent/f'{case.path.name.split(".")[0]}_{view}_drr.png'
-        if not file.exists(): raise InputError(f'{file}: no such picture; pre-rendered pairs are named ID/ID_<view>_drr.png beside ID/ID.nii.gz')
+        if not file.exists():
+            raise InputError(f'{file}: no such picture; pre-rendered pairs are named ID/ID_<view>_drr.png beside '
+                             'ID/ID.nii.gz')
         img = np.asarray(open_png(file, check_file(file, 1 << 30).read_bytes()))
         if img.ndim != 2: raise InputError(f'{file}: is a colour picture or no PNG; a grey PNG is needed')
         white = np.iinfo(img.dtype).max if img.dtype.kind == 'u' else 65535
@@ -342,7 +364,7 @@ def read_paired(case, config, geometry):
         out.append(F.interpolate(x[None, None], geometry.det_shape, mode='area')[0, 0]*config.paired_white)
     return torch.stack(out)
 
-# %% ../../nbs/16_cohort.ipynb #036aca6d
+# %% ../../nbs/16_cohort.ipynb #85bcae91
 def _prepare(job):
     prepare, *args = job
     try: return prepare(*args)
@@ -352,7 +374,8 @@ def _say_assumed(cases):
     "Warn of what was assumed: a line for each kind of sentence, however many CTs it is about."
     kinds = {}
     for c in cases:
-        for sentence in c.assumed: kinds.setdefault(re.sub(r'[-\d.]+', '', sentence), []).append(f'{c.path}: {sentence}')
+        for sentence in c.assumed:
+            kinds.setdefault(re.sub(r'[-\d.]+', '', sentence), []).append(f'{c.path}: {sentence}')
     for same in kinds.values(): say(same[0] + (f' (and {len(same) - 1} more CTs)' if len(same) > 1 else ''))
 
 @contextmanager
@@ -362,7 +385,7 @@ def _pool(processes):
     import multiprocessing
     with multiprocessing.get_context('spawn').Pool(processes) as p: yield p.imap
 
-# %% ../../nbs/16_cohort.ipynb #ad8e16d8
+# %% ../../nbs/16_cohort.ipynb #52650711
 def find_cases(root): # a folder of anything readable → list of `Case`
     "The CTs below a folder, with their patients."
     return [Case(p, Path(f), l) for p, f, l in find_cts(root)]
@@ -377,7 +400,8 @@ def prepare_cases(
     "Write what is not in the cache yet."
     from tqdm.auto import tqdm
     jobs = [(prepare, c, config, Path(cache)) for c in cases]
-    with _pool(processes) as imap: done = list(tqdm(imap(_prepare, jobs), total=len(jobs), desc='reading CTs', disable=None, delay=2, leave=False))
+    with _pool(processes) as imap:
+        done = list(tqdm(imap(_prepare, jobs), total=len(jobs), desc='reading CTs', disable=None, delay=2, leave=False))
     ready = [c for c in done if isinstance(c, Case)]
     _say_assumed(ready)
     return ready, [str(e) for e in done if isinstance(e, Unusable)]
@@ -394,28 +418,38 @@ def prepare_parts(
     parts = split_patients([c.patient for c in cases], [c.label for c in cases])
     keep = choose_patients(parts, config.max_patients)  # after the split: no patient changes his part
     cases = [c for c in cases if c.patient in keep]
-    if len(keep) < 3: raise InputError(f'{root}: {len(keep)} patients with a readable CT; at least 3 are needed (one each to train, to choose by, to test on)')
+    if len(keep) < 3:
+        raise InputError(f'{root}: {len(keep)} patients with a readable CT; at least 3 are needed (one each to train, '
+                         'to choose by, to test on)')
     total, (cases, broken) = len(cases), prepare_cases(cases, config, cache or '.xray_ct_cache', prepare, processes)
     if broken:
-        rest, list_ = {c.patient for c in cases}, '\n  '.join([*broken[:10], *([f'… and {len(broken) - 10} more'] if len(broken) > 10 else [])])
-        if len(rest) < 3: raise InputError(f'{root}: {len(rest)} patients with a usable CT; at least 3 are needed. What cannot be used:\n  {list_}')
+        rest, list_ = {c.patient
+                       for c in cases}, '\n  '.join([*broken[:10],
+                                                     *([f'… and {len(broken) - 10} more'] if len(broken) > 10 else [])])
+        if len(rest) < 3:
+            raise InputError(f'{root}: {len(rest)} patients with a usable CT; at least 3 are needed. What cannot be '
+                             f'used:\n  {list_}')
         say(f'{root}: {len(broken)} of {total} CTs cannot be used and are left out:\n  {list_}')
         parts = _fill({p: n for p, n in parts.items() if p in rest}, FRACTIONS)
     return {n: [c for c in cases if parts[c.patient] == n] for n in FRACTIONS}
 
-# %% ../../nbs/16_cohort.ipynb #01bfabce
+# %% ../../nbs/16_cohort.ipynb #c06b1953
 @dataclass(frozen=True)
 class Cohort:
     "Cases in three parts, and how their items are made."
     config: CohortConfig
     parts: dict # 'train', 'valid', 'test' → list of Case
-    def __repr__(self): return 'Cohort of ' + ', '.join(f'{len({c.patient for c in cs})} {n}' for n, cs in self.parts.items()) + f' patients, {self.config.xrays} X-rays'
+    def __repr__(self):
+        return 'Cohort of ' + ', '.join(f'{len({c.patient for c in cs})} {n}' for n,
+                                        cs in self.parts.items()) + f' patients, {self.config.xrays} X-rays'
 
     def dataset(self, part, augment=False, seed=0, passes=1, keep=False):
-        "Items of a part. Augmented ones are the training cases as training meets them: named, and moved unless they are `paired`."
-        return CTDataset(self.parts[part], self.config, augment and self.config.xrays != 'paired', seed, passes, known=augment, keep=keep)
+        "Items of a part. Augmented ones are the training cases as training meets them: moved unless they are `paired`."
+        return CTDataset(self.parts[part], self.config, augment and self.config.xrays != 'paired', seed, passes,
+                         known=augment, keep=keep)
 
-    def patients(self, part): return [c.patient for c in self.parts[part]]  # one a case: repeated where there are several series
+    def patients(self, part):
+        return [c.patient for c in self.parts[part]]  # one a case: repeated where there are several series
 
     def targets(self, part, n=None): return Targets(self.dataset(part), n)  # the first n, or all
 
@@ -429,24 +463,28 @@ class Cohort:
     def ratio(self):
         "Median number of source voxels along a target voxel: 1 is the inverse crime."
         steps = [ds.meta(i)['spacing'] for ds in map(self.dataset, self.parts) for i in range(len(ds))]
-        return 1. if self.config.xrays == 'grid' else float(self.config.spacing/np.median([np.prod(s)**(1/3) for s in steps]))
+        if self.config.xrays == 'grid': return 1.
+        return float(self.config.spacing/np.median([np.prod(s)**(1/3) for s in steps]))
 
-# %% ../../nbs/16_cohort.ipynb #78832cd5
+# %% ../../nbs/16_cohort.ipynb #fb76c483
 class Targets:
-    "The unmoved targets (1, D, H, W) of a dataset, each made when it is asked for: a cohort of 128³ volumes need not fit in memory."
-    def __init__(self, dataset, n=None): self.dataset, self.n = dataset, len(dataset) if n is None else min(n, len(dataset))
+    "The unmoved targets (1, D, H, W) of a dataset, each made when it is asked for: they need not fit in memory."
+    def __init__(self, dataset, n=None):
+        self.dataset, self.n = dataset, len(dataset) if n is None else min(n, len(dataset))
     def __len__(self): return self.n
     def __getitem__(self, i):
         if not 0 <= i < len(self): raise IndexError(i)
         return self.dataset.window(self.dataset.target(i % len(self.dataset.cases)))[None]
 
-# %% ../../nbs/16_cohort.ipynb #c37f0a66
+# %% ../../nbs/16_cohort.ipynb #0daad57f
 @patch
 def dataloaders(self:Cohort, batch_size=4, seed=0, device=None, num_workers=0, passes=1):
     "fastai `DataLoaders`: train (moved, shuffled) and valid (as they are); two inputs (X-rays, case), one target."
     from fastai.data.core import DataLoaders
-    train, valid = self.dataset('train', augment=True, seed=seed, passes=passes), self.dataset('valid', keep=num_workers == 0)
-    return DataLoaders.from_dsets(train, valid, bs=min(batch_size, len(train)), n_inp=2, num_workers=num_workers, device=device or torch.device('cpu'))
+    train, valid = self.dataset('train', augment=True, seed=seed,
+                                passes=passes), self.dataset('valid', keep=num_workers == 0)
+    return DataLoaders.from_dsets(train, valid, bs=min(batch_size, len(train)), n_inp=2, num_workers=num_workers,
+                                  device=device or torch.device('cpu'))
 
 @patch(cls_method=True)
 def prepare(cls:Cohort,

@@ -39,9 +39,10 @@ def stack_affine(
     A[:3, 3] = positions[0]
     return A
 
-# %% ../../nbs/11_dicom.ipynb #0fd141dc
+# %% ../../nbs/11_dicom.ipynb #dbbaae7c
 NOTICE = 'synthetic, not for diagnosis'
-KEPT = ('PatientID', 'PatientSex', 'PatientAge', 'StudyInstanceUID', 'FrameOfReferenceUID', 'PatientPosition', 'BodyPartExamined')
+KEPT = ('PatientID', 'PatientSex', 'PatientAge', 'StudyInstanceUID', 'FrameOfReferenceUID', 'PatientPosition',
+        'BodyPartExamined')
 
 def _keep(ds, key, value):
     "Set a tag that comes from elsewhere, unless it is empty or not what DICOM allows there."
@@ -52,16 +53,18 @@ def _keep(ds, key, value):
     except (ValueError, TypeError): return
     if value and e.VM == 1: ds.add(e)
 
-# %% ../../nbs/11_dicom.ipynb #5c61199a
+# %% ../../nbs/11_dicom.ipynb #3d2280f8
 def common_tags(description, modality, sop_class, source=None):
     "What every file that we write has in common."
     from pydicom.dataset import Dataset
     from pydicom.uid import generate_uid
     now, ds = datetime.now(), Dataset()
-    ds.SpecificCharacterSet, ds.PatientID, ds.PatientSex, ds.StudyInstanceUID = 'ISO_IR 192', 'SYNTHETIC', '', generate_uid()
+    ds.SpecificCharacterSet, ds.PatientID, ds.PatientSex = 'ISO_IR 192', 'SYNTHETIC', ''
+    ds.StudyInstanceUID = generate_uid()
     for k in KEPT: _keep(ds, k, (source or {}).get(k))
     if 'BodyPartExamined' not in ds: ds.Laterality = ''
-    ds.PatientName, ds.PatientBirthDate, ds.AccessionNumber, ds.ReferringPhysicianName, ds.StudyID = f'{ds.PatientID[:50]}^synthetic', '', '', '', '1'
+    ds.PatientName, ds.StudyID = f'{ds.PatientID[:50]}^synthetic', '1'
+    ds.PatientBirthDate = ds.AccessionNumber = ds.ReferringPhysicianName = ''
     ds.StudyDate = ds.SeriesDate = ds.ContentDate = now.strftime('%Y%m%d')
     ds.StudyTime = ds.SeriesTime = ds.ContentTime = now.strftime('%H%M%S')
     ds.SOPClassUID, ds.Modality, ds.SeriesInstanceUID = sop_class, modality, generate_uid()
@@ -73,9 +76,9 @@ def common_tags(description, modality, sop_class, source=None):
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
     return ds
 
-# %% ../../nbs/11_dicom.ipynb #04765154
+# %% ../../nbs/11_dicom.ipynb #21f0cb8e
 def save_dataset(ds, path):
-    "Explicit VR little endian, with preamble and file meta information; every value checked against its representation."
+    "Explicit VR little endian, with preamble and file meta information; every value is checked."
     from pydicom import config
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian
@@ -92,7 +95,7 @@ def numbers(*x): # any floats
     from pydicom.valuerep import DSfloat
     return [DSfloat(float(v) + 0., auto_format=True) for v in x]  # + 0. turns -0.0 into 0.0
 
-# %% ../../nbs/11_dicom.ipynb #d2fef267
+# %% ../../nbs/11_dicom.ipynb #8152a64e
 def write_dicom(
     vol:Volume, # HU
     folder, # where the series goes; must be absent or empty
@@ -104,8 +107,10 @@ def write_dicom(
     from pydicom.uid import CTImageStorage, generate_uid
     axes = vol.affine[:3, :3]/vol.spacing
     if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-4) or np.linalg.det(axes[:, ::-1]) > 0:
-        raise InputError(f'{folder}: this volume has sheared or mirrored axes, which DICOM cannot hold; use vol.resample_to(a regular grid) first')
-    if not np.isfinite(vol.array).all(): raise InputError(f'{folder}: the volume contains NaN or infinite values, so it was not written')
+        raise InputError(f'{folder}: this volume has sheared or mirrored axes, which DICOM cannot hold; use '
+                         'vol.resample_to(a regular grid) first')
+    if not np.isfinite(vol.array).all():
+        raise InputError(f'{folder}: the volume contains NaN or infinite values, so it was not written')
     ds = common_tags(description, 'CT', CTImageStorage, vol.meta if source_meta is None else source_meta)
     ds.ImageType = ['DERIVED', 'SECONDARY', 'AXIAL']
     ds.FrameOfReferenceUID = ds.get('FrameOfReferenceUID') or generate_uid()
@@ -130,7 +135,7 @@ def _write_slices(vol, ds, folder):
         ds.PixelData = np.clip(np.rint(vol.array[d]), -32768, 32767).astype('<i2').tobytes()
         save_dataset(ds, folder/f'{number:04d}.dcm')
 
-# %% ../../nbs/11_dicom.ipynb #7742d790
+# %% ../../nbs/11_dicom.ipynb #d9c11136
 ZIP_TOTAL = 8 << 30  # bytes unpacked; the largest CT series are about 2 GB
 ZIP_RATIO = 200  # unpacked : packed, looked at above 256 MB; CTs have 2 to 5, a bomb about 1000
 
@@ -139,15 +144,21 @@ def check_zip(path, members): # members: list of ZipInfo
     for m in members:
         parts = m.filename.replace('\\', '/').split('/')
         if parts[0] == '' or parts[0][1:2] == ':' or '..' in parts:
-            raise InputError(f'{path}: the ZIP holds the path {m.filename!r}, which leads out of it; pack the series again without such paths')
-        if stat.S_ISLNK(m.external_attr >> 16): raise InputError(f'{path}: the ZIP holds a link ({m.filename}); pack the files themselves')
+            raise InputError(f'{path}: the ZIP holds the path {m.filename!r}, which leads out of it; pack the series '
+                             'again without such paths')
+        if stat.S_ISLNK(m.external_attr >> 16):
+            raise InputError(f'{path}: the ZIP holds a link ({m.filename}); pack the files themselves')
         if m.flag_bits & 1: raise InputError(f'{path}: the ZIP is encrypted; unpack it and give the folder')
-        if m.filename.lower().endswith('.zip'): raise InputError(f'{path}: the ZIP holds another ZIP ({m.filename}); take that one out and give it by itself')
+        if m.filename.lower().endswith('.zip'):
+            raise InputError(f'{path}: the ZIP holds another ZIP ({m.filename}); take that one out and give it by '
+                             'itself')
     total, packed = sum(m.file_size for m in members), sum(m.compress_size for m in members)
     if total > ZIP_TOTAL or (total > 256 << 20 and total > ZIP_RATIO*max(packed, 1)) or len(members) > 100_000:
-        raise InputError(f'{path}: the ZIP would unfold from {packed/1e6:.0f} MB to {total/1e6:.0f} MB in {len(members)} files, more than a CT does; unpack it yourself if you trust it, and give the folder')
+        raise InputError(f'{path}: the ZIP would unfold from {packed/1e6:.0f} MB to {total/1e6:.0f} MB in '
+                         f'{len(members)} files, more than a CT does; '
+                         'unpack it yourself if you trust it, and give the folder')
 
-# %% ../../nbs/11_dicom.ipynb #60138989
+# %% ../../nbs/11_dicom.ipynb #95837619
 @contextmanager
 def open_files(path): # folder (with all below it), ZIP or single file
     "Name → function that opens it. Nothing is extracted; hidden files are left out."
@@ -155,14 +166,16 @@ def open_files(path): # folder (with all below it), ZIP or single file
     if path.is_dir():
         os.listdir(path)  # raises where it may not be read; rglob would only find nothing
         found = sorted(p for p in path.rglob('*') if p.is_file())
-        yield {str(p): partial(open, p, 'rb') for p in found if not any(q.startswith('.') for q in p.relative_to(path).parts)}
+        yield {str(p): partial(open, p, 'rb') for p in found
+               if not any(q.startswith('.') for q in p.relative_to(path).parts)}
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as z:
             members = [m for m in z.infolist() if not m.is_dir()]
             check_zip(path, members)
             hidden = lambda m: any(q.startswith(('.', '__MACOSX')) for q in m.filename.split('/'))
             yield {f'{path}/{m.filename}': partial(z.open, m) for m in members if not hidden(m)}
-    elif path.suffix.lower() == '.zip': raise InputError(f'{path}: is empty, cut off or no ZIP at all; download or pack it again')
+    elif path.suffix.lower() == '.zip':
+        raise InputError(f'{path}: is empty, cut off or no ZIP at all; download or pack it again')
     else: yield {str(path): partial(open, path, 'rb')}
 
 # %% ../../nbs/11_dicom.ipynb #008932be
@@ -200,16 +213,22 @@ class Slice:
     @property
     def bystander(self): return self.localizer or self.colour or self.kind.startswith(CAPTURE)
 
-# %% ../../nbs/11_dicom.ipynb #2a748852
-META = KEPT + ('SeriesInstanceUID', 'SeriesDescription', 'StudyDescription', 'Manufacturer', 'ManufacturerModelName', 'ConvolutionKernel',
+# %% ../../nbs/11_dicom.ipynb #52c355d5
+META = KEPT + ('SeriesInstanceUID', 'SeriesDescription', 'StudyDescription', 'Manufacturer', 'ManufacturerModelName',
+               'ConvolutionKernel',
                'SliceThickness', 'KVP', 'GantryDetectorTilt')
-TAGS = META + ('SOPClassUID', 'SOPInstanceUID', 'SeriesNumber', 'Modality', 'ImageType', 'NumberOfFrames', 'Rows', 'Columns', 'SamplesPerPixel',
-               'PhotometricInterpretation', 'BitsAllocated', 'BitsStored', 'HighBit', 'PixelRepresentation', 'PixelPaddingValue',
-               'PixelPaddingRangeLimit', 'PixelSpacing', 'ImagePositionPatient', 'ImageOrientationPatient', 'RescaleSlope', 'RescaleIntercept',
+TAGS = META + ('SOPClassUID', 'SOPInstanceUID', 'SeriesNumber', 'Modality', 'ImageType', 'NumberOfFrames', 'Rows',
+               'Columns', 'SamplesPerPixel',
+               'PhotometricInterpretation', 'BitsAllocated', 'BitsStored', 'HighBit', 'PixelRepresentation',
+               'PixelPaddingValue',
+               'PixelPaddingRangeLimit', 'PixelSpacing', 'ImagePositionPatient', 'ImageOrientationPatient',
+               'RescaleSlope', 'RescaleIntercept',
                'RescaleType', 'SharedFunctionalGroupsSequence', 'PerFrameFunctionalGroupsSequence')
 CAPTURE = '1.2.840.10008.5.1.4.1.1.7'  # secondary captures: pictures of a screen, dose reports
 
-def _plain(v): return v if isinstance(v, (int, float)) and not hasattr(v, 'original_string') else float(v) if hasattr(v, 'original_string') else str(v)
+def _plain(v):
+    if hasattr(v, 'original_string'): return float(v)  # pydicom's decimal strings
+    return v if isinstance(v, (int, float)) else str(v)
 
 def _meta(ds):
     "Provenance. What cannot be understood there is left out: nothing depends on it."
@@ -232,17 +251,22 @@ def to_slice(
         except InputError as e: wrong.append(str(e))
     word = lambda key: str(ds.get(key) or '')
     place = {field: known(tag_numbers, ds, key, n) for field, key, n in (
-        ('pixel', 'PixelSpacing', 2), ('position', 'ImagePositionPatient', 3), ('orientation', 'ImageOrientationPatient', 6))}
+        ('pixel', 'PixelSpacing', 2), ('position', 'ImagePositionPatient', 3),
+        ('orientation', 'ImageOrientationPatient', 6))}
     slope, intercept = known(tag_numbers, ds, 'RescaleSlope', 1), known(tag_numbers, ds, 'RescaleIntercept', 1)
     colour = (int(ds.get('SamplesPerPixel') or 1) > 1 or int(ds.get('BitsAllocated') or 16) < 16
               or (word('PhotometricInterpretation') or 'MONOCHROME2') not in ('MONOCHROME1', 'MONOCHROME2'))
-    return Slice(name, open_, word('SOPInstanceUID'), word('SeriesInstanceUID'), word('SeriesNumber'), word('SeriesDescription'), word('Modality'),
-                 tuple(str(x).upper() for x in (ds.get('ImageType') or [])), int(ds.get('NumberOfFrames') or 1), (int(ds.get('Rows')), int(ds.get('Columns'))),
-                 colour, word('SOPClassUID'), known(Cells.of, ds), **place, rescale=slope and intercept and slope + intercept,
-                 quantity=word('RescaleType').strip().upper(), frame_of_reference=word('FrameOfReferenceUID'), meta=_meta(ds),
+    return Slice(name, open_, word('SOPInstanceUID'), word('SeriesInstanceUID'), word('SeriesNumber'),
+                 word('SeriesDescription'), word('Modality'),
+                 tuple(str(x).upper() for x in (ds.get('ImageType') or [])), int(ds.get('NumberOfFrames') or 1),
+                 (int(ds.get('Rows')), int(ds.get('Columns'))),
+                 colour, word('SOPClassUID'), known(Cells.of, ds), **place, rescale=slope and intercept
+                 and slope + intercept,
+                 quantity=word('RescaleType').strip().upper(), frame_of_reference=word('FrameOfReferenceUID'),
+                 meta=_meta(ds),
                  wrong=wrong[0] if wrong else '', plain=plain)
 
-# %% ../../nbs/11_dicom.ipynb #8287521e
+# %% ../../nbs/11_dicom.ipynb #77c9b825
 @lru_cache(None)
 def _tag(key):
     from pydicom.datadict import tag_for_keyword
@@ -256,7 +280,8 @@ class Header:
     def get(self, key, default=None):
         raw = self.ds.get_item(_tag(key))
         if raw is None: return default
-        if not raw.is_raw or key.startswith('PixelPadding'): return self.ds.get(key, default)  # signed or not: that is said elsewhere
+        if not raw.is_raw or key.startswith('PixelPadding'):
+            return self.ds.get(key, default)  # signed or not: that is said elsewhere
         bytes_ = key, raw.VR, raw.value, raw.is_implicit_VR, raw.is_little_endian, self.letters
         if bytes_ not in self.known:
             if len(self.known) > 20_000: self.known.clear()  # places and UIDs, of many series
@@ -270,13 +295,16 @@ def plain_voxels(
 ): # where its voxels begin, or None
     "An uncompressed slice of 16 bits with all its tags, whose voxels are the end of the file?"
     head = {'1.2.840.10008.1.2': b'', '1.2.840.10008.1.2.1': b'OW\0\0'}.get(ds.file_meta.get('TransferSyntaxUID'))
-    said = [header.get(k) for k in ('BitsAllocated', 'SamplesPerPixel', 'PixelRepresentation', 'BitsStored', 'PhotometricInterpretation')]
+    said = [header.get(k) for k in ('BitsAllocated', 'SamplesPerPixel', 'PixelRepresentation', 'BitsStored',
+                                    'PhotometricInterpretation')]
     if head is None or said[:2] != [16, 1] or said[2] not in (0, 1) or not (said[3] and said[4]): return None
     head = b'\xe0\x7f\x10\0' + head
-    if f.read(len(head)) != head or int.from_bytes(f.read(4), 'little') != 2*int(header.get('Rows'))*int(header.get('Columns')): return None
+    if f.read(len(head)) != head or int.from_bytes(f.read(4),
+                                                   'little') != 2*int(header.get('Rows'))*int(header.get('Columns')):
+        return None
     return f.tell()
 
-# %% ../../nbs/11_dicom.ipynb #2aedde63
+# %% ../../nbs/11_dicom.ipynb #24bec722
 class Frames:
     "The stored values of a multi-frame file, decoded when the first is asked for."
     def __init__(self, name, open_): self.name, self.open = name, open_
@@ -303,17 +331,22 @@ def frames_of(
     ds, # its pydicom header
 )->tuple: # of `Slice`
     "The frames of an enhanced CT, by their functional groups (PS3.3, C.7.6.16)."
-    own, shared, voxels = ds.PerFrameFunctionalGroupsSequence, list(ds.get('SharedFunctionalGroupsSequence') or []), Frames(s.name, s.open)
-    if len(own) != s.frames: raise InputError(f'says that it has {s.frames} frames, but describes {len(own)}; export it again')
+    own, shared = ds.PerFrameFunctionalGroupsSequence, list(ds.get('SharedFunctionalGroupsSequence') or [])
+    voxels = Frames(s.name, s.open)
+    if len(own) != s.frames:
+        raise InputError(f'says that it has {s.frames} frames, but describes {len(own)}; export it again')
     return tuple(_frame(s, k, [item, *shared], voxels) for k, item in enumerate(own))
 
 def _frame(s, k, items, voxels):
     measures, place, turn, values, content, kind = (_group(items, f'{n}Sequence') for n in (
-        'PixelMeasures', 'PlanePosition', 'PlaneOrientation', 'PixelValueTransformation', 'FrameContent', 'CTImageFrameType'))
+        'PixelMeasures', 'PlanePosition', 'PlaneOrientation', 'PixelValueTransformation', 'FrameContent',
+        'CTImageFrameType'))
     slope, intercept = tag_numbers(values, 'RescaleSlope', 1), tag_numbers(values, 'RescaleIntercept', 1)
     thickness = tag_numbers(measures, 'SliceThickness', 1)
-    return replace(s, name=f'{s.name}, frame {k + 1}', instance=f'{s.instance}, frame {k + 1}', frames=1, inside=(), frame=(voxels, k), plain=None,
-                   pixel=tag_numbers(measures, 'PixelSpacing', 2) or s.pixel, position=tag_numbers(place, 'ImagePositionPatient', 3) or s.position,
+    return replace(s, name=f'{s.name}, frame {k + 1}', instance=f'{s.instance}, frame {k + 1}',
+                   frames=1, inside=(), frame=(voxels, k), plain=None,
+                   pixel=tag_numbers(measures, 'PixelSpacing', 2) or s.pixel,
+                   position=tag_numbers(place, 'ImagePositionPatient', 3) or s.position,
                    orientation=tag_numbers(turn, 'ImageOrientationPatient', 6) or s.orientation,
                    rescale=slope + intercept if slope and intercept else s.rescale,
                    quantity=str(values.get('RescaleType') or s.quantity).strip().upper(),
@@ -321,7 +354,7 @@ def _frame(s, k, items, voxels):
                    stack=(str(content.get('StackID') or ''), str(content.get('TemporalPositionIndex') or '')),
                    meta=s.meta | (dict(SliceThickness=thickness[0]) if thickness else {}))
 
-# %% ../../nbs/11_dicom.ipynb #07cc98a5
+# %% ../../nbs/11_dicom.ipynb #cb631476
 def is_empty(open_):
     with open_() as f: return not f.read(1)
 
@@ -344,10 +377,12 @@ def parse(
             cut = not kind or 'Image Storage' in kind.name or kind.name == kind and 'SOPInstanceUID' not in ds
             if cut: raise InputError(f'{name}: {DAMAGED}')
     except InputError as e: raise e if name in str(e) else InputError(f'{name}: {e}') from None
-    except PermissionError: raise InputError(f'{name}: no permission to read it; change its permissions or take it out') from None
+    except PermissionError:
+        raise InputError(f'{name}: no permission to read it; change its permissions or take it out') from None
     except (InvalidDicomError, EOFError):
         if claims or (suffix[1:].isdigit() or not suffix) and is_empty(open_):
-            raise InputError(f'{name}: is empty, cut off or not a DICOM file (its mark DICM is missing); replace it or take it out') from None
+            raise InputError(f'{name}: is empty, cut off or not a DICOM file (its mark DICM is missing); replace it '
+                             'or take it out') from None
     except Exception as e: raise InputError(f'{name}: {DAMAGED} ({type(e).__name__})') from e
 
 def _image(name, open_, f, ds):
@@ -356,10 +391,12 @@ def _image(name, open_, f, ds):
     s = to_slice(name, open_, h, plain_voxels(f, ds, h))
     return replace(s, inside=frames_of(s, ds)) if 'PerFrameFunctionalGroupsSequence' in ds else s
 
-# %% ../../nbs/11_dicom.ipynb #c08cbb62
+# %% ../../nbs/11_dicom.ipynb #b4f4f68d
 def _listing(groups):
-    line = lambda uid, s: f'  series={s[0].number or uid}: {s[0].description or "(no description)"}, {len(s)} slices of {s[0].shape[0]}×{s[0].shape[1]}, UID {uid}'
-    return '\n'.join(line(uid, s) for uid, s in groups.items())
+    def line(uid, s):
+        what, size = s.description or '(no description)', f'{s.shape[0]}×{s.shape[1]}'
+        return f'  series={s.number or uid}: {what}, {len(groups[uid])} slices of {size}, UID {uid}'
+    return '\n'.join(line(uid, slices[0]) for uid, slices in groups.items())
 
 def _stackable(slices):
     "Do they lie at two places at least?"
@@ -367,10 +404,12 @@ def _stackable(slices):
 
 def _asked_for(path, series, *ways): # ways: dicts of series, the first in which it is found counts
     for groups in ways:
-        found = {k: v for k, v in groups.items() if str(series) in (k, v[0].number)} or {k: v for k, v in groups.items() if k.endswith(str(series))}
+        found = {k: v for k, v in groups.items() if str(series) in (k, v[0].number)}
+        found = found or {k: v for k, v in groups.items() if k.endswith(str(series))}
         if len(found) == 1: return next(iter(found.values()))
         if found: break
-    raise InputError(f'{path}: series={series} fits {len(found)} of its CT series; there are\n{_listing(ways[0] or ways[-1])}')
+    raise InputError(f'{path}: series={series} fits {len(found)} of its CT series; there '
+                     f'are\n{_listing(ways[0] or ways[-1])}')
 
 def choose(
     path, # for the messages
@@ -389,10 +428,11 @@ def choose(
     stacks = {k: v for k, v in images.items() if _stackable(v)}
     if series is not None: return _asked_for(path, series, stacks, images, groups)
     if len(stacks) > 1:
-        raise InputError(f'{path}: holds {len(stacks)} CT series; choose one by its number or UID (--series), or give each a folder of its own:\n{_listing(stacks)}')
+        raise InputError(f'{path}: holds {len(stacks)} CT series; choose one by its number or UID (--series), or give '
+                         f'each a folder of its own:\n{_listing(stacks)}')
     if not stacks and len(images) > 2 and _stackable(sum(images.values(), [])):
-        raise InputError(f'{path}: each of its {len(images)} CT slices has a SeriesInstanceUID of its own, so nobody can tell which belong together; '
-                         'give them one SeriesInstanceUID, or export the series again')
+        raise InputError(f'{path}: each of its {len(images)} CT slices has a SeriesInstanceUID of its own, so nobody '
+                         'can tell which belong together; give them one SeriesInstanceUID, or export the series again')
     found = stacks or images or groups
     if not images and all(s.localizer for v in groups.values() for s in v):
         raise InputError(f'{path}: holds only a localizer (scout view), no CT slices; give the axial series')
@@ -401,7 +441,7 @@ def choose(
 def without_copies(
     slices:list, # of one series
 )->list:
-    "One of each: slices of the same SOPInstanceUID and place are compared, and those with equal bytes or voxels left out."
+    "One of each: slices of the same SOPInstanceUID and place whose bytes or voxels are equal count once."
     seen, kept = {}, []
     for s in slices:
         same = seen.setdefault((s.instance or s.name, s.position), [])
@@ -416,21 +456,26 @@ def _equal(s, t):
         if f.read() == g.read(): return True
     return s.shape == t.shape and None not in (s.rescale, t.rescale) and bool((read_pixels(s) == read_pixels(t)).all())
 
-# %% ../../nbs/11_dicom.ipynb #ef1a2041
+# %% ../../nbs/11_dicom.ipynb #f3e3815a
 def _check_slice(s):
     "Refuse what can't be a slice of a CT, naming the file."
     X, Y = np.reshape(s.orientation or [0.]*6, (2, 3))
     for bad, words in (
-        (s.frames > 1 and not s.inside and not s.frame, 'is a multi-frame file that does not say where its frames lie (no functional groups); export the original series'),
+        (s.frames > 1 and not s.inside and not s.frame, 'is a multi-frame file that does not say where its frames lie '
+         '(no functional groups); export the original series'),
         (s.colour, 'is a colour, palette or 8-bit picture of a CT, without HU; export the original series'),
-        (s.kind.startswith(CAPTURE), 'is a secondary capture (a picture of a CT), whose values need not be HU; export the original series'),
+        (s.kind.startswith(CAPTURE), 'is a secondary capture (a picture of a CT), whose values need not be HU; export '
+         'the original series'),
         (s.wrong, s.wrong),
         (s.rescale and s.rescale[0] == 0, 'its RescaleSlope is 0, so its values are lost; export it again'),
-        (s.rescale is None, 'has no RescaleSlope and RescaleIntercept, so its values are not HU; export the original series'),
+        (s.rescale is None, 'has no RescaleSlope and RescaleIntercept, so its values are not HU; export the original '
+         'series'),
         (not s.quantity.startswith(('HU', 'HOUNSFIELD')) and s.quantity not in ('', 'US'),
          f'its values are {s.quantity} (RescaleType), not HU; give the series in HU'),
-        (None in (s.position, s.orientation, s.pixel), 'does not say where it lies (ImagePositionPatient, ImageOrientationPatient or PixelSpacing is missing); export the original series'),
-        (s.pixel and not (min(s.pixel) > 0 and abs(X @ X - 1) + abs(Y @ Y - 1) + abs(X @ Y) < 1e-2), 'PixelSpacing or ImageOrientationPatient is nonsense; export it again')):
+        (None in (s.position, s.orientation, s.pixel), 'does not say where it lies (ImagePositionPatient, '
+         'ImageOrientationPatient or PixelSpacing is missing); export the original series'),
+        (s.pixel and not (min(s.pixel) > 0 and abs(X @ X - 1) + abs(Y @ Y - 1) + abs(X @ Y) < 1e-2),
+         'PixelSpacing or ImageOrientationPatient is nonsense; export it again')):
         if bad: raise InputError(f'{s.name}: {words}')
 
 def check_slices(
@@ -439,34 +484,49 @@ def check_slices(
 )->list: # sentences on what was assumed
     "Refuse what can't be stacked at all, naming the file."
     for s in slices: _check_slice(s)
-    if len(slices) == 1: raise InputError(f'{slices[0].name}: is one slice; a CT needs at least two. Give the folder or ZIP that holds the whole series')
-    for what, key, tol in ('sizes', 'shape', 0), ('orientations', 'orientation', 1e-3), ('pixel spacings', 'pixel', 1e-4):
+    if len(slices) == 1:
+        raise InputError(f'{slices[0].name}: is one slice; a CT needs at least two. Give the folder or ZIP that holds '
+                         'the whole series')
+    alike = ('sizes', 'shape', 0), ('orientations', 'orientation', 1e-3), ('pixel spacings', 'pixel', 1e-4)
+    for what, key, tol in alike:
         values = np.array([getattr(s, key) for s in slices])
         odd = np.flatnonzero(abs(values - np.median(values, 0)).max(1) > tol)
-        if len(odd): raise InputError(f'{path}: mixed {what} in one series: {len(odd)} of {len(slices)} slices differ, such as {slices[odd[0]].name}; separate them')
+        if len(odd):
+            raise InputError(f'{path}: mixed {what} in one series: {len(odd)} of {len(slices)} slices differ, such as '
+                             f'{slices[odd[0]].name}; separate them')
     for k, what in enumerate(('stacks (StackID)', 'temporal positions (TemporalPositionIndex)')):
         kinds = sorted({s.stack[k] for s in slices if s.stack})
-        if len(kinds) > 1: raise InputError(f'{path}: holds {len(kinds)} {what}: {", ".join(map(repr, kinds))}; export each as a series of its own')
+        if len(kinds) > 1:
+            raise InputError(f'{path}: holds {len(kinds)} {what}: {", ".join(map(repr, kinds))}; export each as a '
+                             'series of its own')
     if len(slices)*math.prod(slices[0].shape) > VOXELS:
-        raise InputError(f'{path}: has {len(slices)} slices of {slices[0].shape[0]}×{slices[0].shape[1]}, more than {VOXELS:,} voxels; it is damaged, or must be cropped or down-sampled first')
+        raise InputError(f'{path}: has {len(slices)} slices of {slices[0].shape[0]}×{slices[0].shape[1]}, more than '
+                         f'{VOXELS:,} voxels; it is damaged, or must be cropped or down-sampled first')
     return _what_is_assumed(path, slices)
 
 def _what_is_assumed(path, slices):
     "Frames of reference of several slices, modified HU."
     notes, frames = [], {s.frame_of_reference for s in slices} - {''}
-    if 1 < len(frames) < len(slices): raise InputError(f'{path}: the slices belong to {len(frames)} frames of reference; separate them')
-    if len(frames) > 1: notes.append('every slice has a FrameOfReferenceUID of its own (de-identified?): they are taken to lie in one frame, since series and positions agree')
-    if kinds := {s.quantity for s in slices if s.quantity.startswith('HU') and s.quantity != 'HU'}: notes.append(f'its values are {", ".join(sorted(kinds))} (RescaleType), which need not be HU')
+    if 1 < len(frames) < len(slices):
+        raise InputError(f'{path}: the slices belong to {len(frames)} frames of reference; separate them')
+    if len(frames) > 1:
+        notes.append('every slice has a FrameOfReferenceUID of its own (de-identified?): they are taken to lie in one '
+                     'frame, since series and positions agree')
+    if kinds := {s.quantity for s in slices if s.quantity.startswith('HU') and s.quantity != 'HU'}:
+        notes.append(f'its values are {", ".join(sorted(kinds))} (RescaleType), which need not be HU')
     return notes
 
-# %% ../../nbs/11_dicom.ipynb #5c57f09d
+# %% ../../nbs/11_dicom.ipynb #ecb2455b
 def check_stack(path, slices): # slices sorted along the normal
     "Refuse duplicates, gaps and mixed spacing, saying where."
     P = np.array([s.position for s in slices])
     n = np.cross(*np.reshape(slices[0].orientation, (2, 3)))
     gaps = np.diff(P @ n)
     same = np.flatnonzero(gaps < 0.01)
-    if len(same): raise InputError(f'{path}: {len(same)} duplicate slice(s): {slices[same[0]].name} and {slices[same[0] + 1].name} lie at the same place; remove one of each, or separate the two acquisitions')
+    if len(same):
+        one, two = slices[same[0]].name, slices[same[0] + 1].name
+        raise InputError(f'{path}: {len(same)} duplicate slice(s): {one} and {two} lie at the same place; '
+                         'remove one of each, or separate the two acquisitions')
     step = (P[-1] - P[0])/(len(P) - 1)
     usual, whole = np.median(gaps), np.rint(gaps/np.median(gaps))
     holes = np.flatnonzero(whole > 1)
@@ -475,9 +535,10 @@ def check_stack(path, slices): # slices sorted along the normal
         raise InputError(f'{path}: {int(sum(whole[holes] - 1))} missing slice(s): {where}; copy the whole series again')
     if np.linalg.norm(P - P[0] - np.arange(len(P))[:, None]*step, axis=1).max() > max(.02, .1*np.linalg.norm(step)):
         kinds = ', '.join(f'{n}× {g:g} mm' for g, n in Counter(gaps.round(2)).most_common(4))
-        raise InputError(f'{path}: mixed slice spacing ({kinds}) or shifted slices; separate the parts, or resample the series to one spacing first')
+        raise InputError(f'{path}: mixed slice spacing ({kinds}) or shifted slices; separate the parts, or resample '
+                         'the series to one spacing first')
 
-# %% ../../nbs/11_dicom.ipynb #90c559ef
+# %% ../../nbs/11_dicom.ipynb #be08907b
 def stored_voxels(
     s:Slice,
 ): # values and mask of padding (or None), (rows, columns); None where they have to be decoded
@@ -506,10 +567,14 @@ def _decoded(s):
     with warnings.catch_warnings(), s.open() as f:
         warnings.simplefilter('ignore')
         ds = read_dataset(io.BytesIO(f.read()))  # from memory: no tag can claim more than there is
-        if 'PixelData' not in ds and ('FloatPixelData' in ds or 'DoubleFloatPixelData' in ds): return ds.pixel_array, None
-        if 'PixelRepresentation' not in ds: raise InputError(f'{s.name}: does not say whether its voxels are signed (no PixelRepresentation); export it again')
-        for key, usual in ('SamplesPerPixel', 1), ('PhotometricInterpretation', 'MONOCHROME2'), ('BitsStored', ds.BitsAllocated):
-            if key not in ds: setattr(ds, key, usual)
+        if 'PixelData' not in ds and ('FloatPixelData' in ds or 'DoubleFloatPixelData' in ds):
+            return ds.pixel_array, None
+        if 'PixelRepresentation' not in ds:
+            raise InputError(f'{s.name}: does not say whether its voxels are signed (no PixelRepresentation); export '
+                             'it again')
+        usual = dict(SamplesPerPixel=1, PhotometricInterpretation='MONOCHROME2', BitsStored=ds.BitsAllocated)
+        for key, value in usual.items():
+            if key not in ds: setattr(ds, key, value)
         return stored_values(ds, s.name)
 
 def to_hu(
@@ -530,10 +595,11 @@ def _padding_in_tissue(slices):
     for s in slices:
         low, high = sorted(p*s.rescale[0] + s.rescale[1] for p in (s.cells.padding or (-math.inf, -math.inf)))
         if high > -900 and low < 1500:
-            return [f'PixelPaddingValue is {low:g}{f" to {high:g}" if high > low else ""} HU, as tissue can be: all voxels of that value are taken for air']
+            return [f'PixelPaddingValue is {low:g}{f" to {high:g}" if high > low else ""} HU, as tissue can be: all '
+                    'voxels of that value are taken for air']
     return []
 
-# %% ../../nbs/11_dicom.ipynb #d0bb5e08
+# %% ../../nbs/11_dicom.ipynb #8eb4a1d2
 def read_stack(path, slices) -> Volume: # slices of one series, in any order
     "Check, sort, decode and turn to canonical axes."
     slices = without_copies(slices)
@@ -554,10 +620,11 @@ def read_stack(path, slices) -> Volume: # slices of one series, in any order
     vol = Volume(array, affine=affine, meta=dict(slices[0].meta, source=str(path)))
     if len({s.frame_of_reference for s in slices}) > 1: vol.meta.pop('FrameOfReferenceUID', None)  # no one's
     if notes := notes + _padding_in_tissue(slices) + done: vol.meta['assumed'] = notes
-    if vol.range[0] == vol.range[1]: raise InputError(f'{path}: every voxel is {vol.range[0]:g}; this is no CT, so export it again')
+    if vol.range[0] == vol.range[1]:
+        raise InputError(f'{path}: every voxel is {vol.range[0]:g}; this is no CT, so export it again')
     return vol
 
-# %% ../../nbs/11_dicom.ipynb #a16b26b1
+# %% ../../nbs/11_dicom.ipynb #00e3bef1
 def read_ct(
     path:Path, # folder or ZIP of DICOM files, DICOMDIR, or NIfTI, NRRD, MHA
     series=None, # which DICOM series, if there are several: SeriesNumber, or SeriesInstanceUID or its end
@@ -568,7 +635,8 @@ def read_ct(
     try: folder = path.is_dir()
     except OSError: folder = False
     if not folder: check_file(path)
-    vol = check_hu(_read_volume(path) if not folder and path.name.lower().endswith(FORMATS) else _read_dicom(path, series), path)
+    one_file = not folder and path.name.lower().endswith(FORMATS)
+    vol = check_hu(_read_volume(path) if one_file else _read_dicom(path, series), path)
     for sentence in vol.meta.get('assumed', []) if say else []: say(f'{path}: {sentence}')
     return vol
 
@@ -578,18 +646,24 @@ def _read_dicom(path, series):
             slices = _slices(files) or path.is_file() and _slices(listed_files(path))
             if not slices: raise InputError(_no_image(path, files))
             return read_stack(path, choose(path, slices, series))
-    except (zipfile.BadZipFile, NotImplementedError) as e: raise InputError(f'{path}: the ZIP is damaged or of an unknown kind ({e}); pack it again') from None
-    except OSError as e: raise InputError(f'{e.filename or path}: cannot be read ({e.strerror or e}); check its permissions and the disk') from None
+    except (zipfile.BadZipFile, NotImplementedError) as e:
+        raise InputError(f'{path}: the ZIP is damaged or of an unknown kind ({e}); pack it again') from None
+    except OSError as e:
+        raise InputError(f'{e.filename or path}: cannot be read ({e.strerror or e}); check its permissions and the '
+                         'disk') from None
 
 def _slices(files): return [t for n, o in files.items() if (s := parse(n, o)) for t in s.inside or (s,)]
 
 def _no_image(path, files):
     "Why there is nothing to read."
     volumes = [n for n in files if n.lower().endswith(FORMATS)]
-    hint = f'give the file itself, such as {Path(volumes[0]).name}' if volumes else f'give a folder or ZIP of DICOM slices, or a file ending in {", ".join(FORMATS)}'
+    hint = f'give a folder or ZIP of DICOM slices, or a file ending in {", ".join(FORMATS)}'
+    if volumes: hint = f'give the file itself, such as {Path(volumes[0]).name}'
     if not (path.is_file() and len(files) == 1): return f'{path}: no DICOM image among its {len(files)} files; {hint}'
     try:
-        with open(path, 'rb') as f: kind = getattr(read_dataset(f, [0x00080016], pixels=False).file_meta.get('MediaStorageSOPClassUID'), 'name', 'DICOM')
+        with open(path, 'rb') as f:
+            kind = getattr(read_dataset(f, [0x00080016], pixels=False).file_meta.get('MediaStorageSOPClassUID'),
+                           'name', 'DICOM')
     except Exception: return f'{path}: is not a DICOM file; {hint}'
     return f'{path}: is a DICOM file without an image ({kind}); {hint}'
 
@@ -606,9 +680,14 @@ def listed_files(
         if not parts: continue
         name = PureWindowsPath(*([parts] if isinstance(parts, str) else map(str, parts)))
         file = path.parent.joinpath(*name.parts)
-        if name.drive or name.root or '..' in name.parts: raise InputError(f'{path}: lists the file {name}, which is not in its folder; give the folder of the series')
-        if not file.exists(): file = path.parent.joinpath(*[p.lower() for p in name.parts])  # as some systems copy a disc
-        if not file.is_file(): raise InputError(f'{path}: lists the file {name}, which is not there; copy the whole disc, or give the folder of the series')
+        if name.drive or name.root or '..' in name.parts:
+            raise InputError(f'{path}: lists the file {name}, which is not in its folder; give the folder of the '
+                             'series')
+        if not file.exists():
+            file = path.parent.joinpath(*[p.lower() for p in name.parts])  # as some systems copy a disc
+        if not file.is_file():
+            raise InputError(f'{path}: lists the file {name}, which is not there; copy the whole disc, or give the '
+                             'folder of the series')
         found[str(file)] = partial(open, file, 'rb')
     return found
 
@@ -627,12 +706,14 @@ def check_hu(
     if refused: raise InputError(f'{path}: {refused}')
     if sorted(vol.extent)[1] < 2 or max(vol.extent) > 1e4:
         size = ' × '.join(f'{e:.3g}' for e in vol.extent)
-        raise InputError(f'{path}: is {size} mm large, which no CT is; is its spacing in mm? Correct its header or export it again')
+        raise InputError(f'{path}: is {size} mm large, which no CT is; is its spacing in mm? Correct its header or '
+                         'export it again')
     if doubts: vol.meta['assumed'] = vol.meta.get('assumed', []) + doubts
     return vol
 
-# %% ../../nbs/11_dicom.ipynb #1a19d3a9
+# %% ../../nbs/11_dicom.ipynb #7459988a
 def __getattr__(name): # until 0.3: they were here
-    if name not in ('find_cts', 'first_ct', 'patient_table'): raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    if name not in ('find_cts', 'first_ct', 'patient_table'):
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     from importlib import import_module
     return getattr(import_module('xray_ct.data.find'), name)

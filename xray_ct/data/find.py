@@ -13,27 +13,31 @@ from .dicom import open_files, parse
 from ..files import InputError, check_file
 from ..formats import FORMATS
 
-# %% ../../nbs/12_find.ipynb #0aad042d
+# %% ../../nbs/12_find.ipynb #e817d893
 def patient_table(root): # folder
     "Absolute path → (patient, label) from patients.csv or MANIFEST.csv in the folder or the one above it."
     for table in (d/n for d in (root, root.parent) for n in ('patients.csv', 'MANIFEST.csv')):
         if not table.is_file(): continue
         try:
-            with open(check_file(table, 64_000_000), newline='', encoding='utf-8-sig') as f: rows = list(csv.DictReader(f))
-        except (UnicodeDecodeError, csv.Error, OSError) as e: raise InputError(f'{table}: cannot be read as a table ({str(e)[:80]}); save it as CSV in UTF-8') from None
+            with open(check_file(table, 64_000_000), newline='', encoding='utf-8-sig') as f:
+                rows = list(csv.DictReader(f))
+        except (UnicodeDecodeError, csv.Error, OSError) as e:
+            raise InputError(f'{table}: cannot be read as a table ({str(e)[:80]}); save it as CSV in UTF-8') from None
         if not rows or not {'file', 'patient'} <= set(rows[0]):
-            if table.name == 'patients.csv': raise InputError(f'{table}: needs the columns file and patient; add them, or remove the table')
+            if table.name == 'patients.csv':
+                raise InputError(f'{table}: needs the columns file and patient; add them, or remove the table')
             continue
-        if bad := [i for i, r in enumerate(rows, 2) if not (r['file'] and r['patient'] and r['patient'].strip()) or '\0' in r['file'] + r['patient']]:
+        if bad := [i for i, r in enumerate(rows, 2) if not (r['file'] and r['patient'] and r['patient'].strip())
+                   or '\0' in r['file'] + r['patient']]:
             raise InputError(f'{table}: line {bad[0]} names no file or no patient; correct it, or remove the table')
         return {(table.parent/r['file']).resolve(): (r['patient'], r.get('label') or '') for r in rows}
     return {}
 
-# %% ../../nbs/12_find.ipynb #9ebfb94a
+# %% ../../nbs/12_find.ipynb #f3bd3a20
 def first_ct(
     path:Path, # folder (not below it) or ZIP
 ): # `Slice`, or None if there is none
-    "The header of a CT slice that is no bystander; five files are looked at, all where those five leave it open. `InputError` if all is damage."
+    "The header of a CT slice that is no bystander, looking at five files, or at all where these leave it open."
     path, broken, aside = Path(path), None, False
     try:
         with open_files(path) as files:
@@ -48,10 +52,11 @@ def first_ct(
                 if s is None or s.modality != 'CT': continue
                 if not s.bystander: return s
                 aside = True
-    except (OSError, zipfile.BadZipFile, NotImplementedError) as e: raise InputError(f'{path}: cannot be read ({e}); copy or pack it again') from None
+    except (OSError, zipfile.BadZipFile, NotImplementedError) as e:
+        raise InputError(f'{path}: cannot be read ({e}); copy or pack it again') from None
     if broken: raise broken
 
-# %% ../../nbs/12_find.ipynb #209ae6b4
+# %% ../../nbs/12_find.ipynb #2d3d2849
 def _whole_series(
     found, # list of (`Slice`, path, is it the only file there?)
 ): # list of (`Slice`, path)
@@ -63,23 +68,29 @@ def _whole_series(
 def find_cts(
     root:Path, # folder; or a single CT
 ) -> list: # (patient, path for `read_ct`, label), sorted by path
-    "Every CT under a folder: folders and ZIPs of DICOM slices, NIfTI, NRRD and MHA files. Only names and a few headers are read: `read_ct` decides what a folder's CT is, here as everywhere."
+    """Every CT under a folder: folders and ZIPs of DICOM slices, NIfTI, NRRD and MHA files.
+
+    Only names and a few headers are read: `read_ct` decides what a folder's CT is, here as everywhere."""
     root, found, loose = Path(root), [], []
     if not root.exists(): raise InputError(f'{root}: no such folder')
     if root.is_file(): root, known, walk = root.parent, {}, [(str(root.parent), [], [root.name])]
     else: known, walk = patient_table(root), os.walk(root)
     for folder, below, names in walk:
         below[:] = sorted(d for d in below if not d.startswith('.'))
-        paths = [p for n in sorted(names) if not n.startswith('.') and (p := Path(folder)/n).is_file()]  # no pipes: nobody may write into them
+        # no pipes: nobody may write into them
+        paths = [p for n in sorted(names) if not n.startswith('.') and (p := Path(folder)/n).is_file()]
         volumes = [p for p in paths if p.name.lower().endswith(FORMATS)]
-        rest = [p for p in paths if p not in volumes and p.suffix.lower() not in ('.csv', '.txt', '.json', '.md', '.pdf')]
+        rest = [p for p in paths if p not in volumes
+                and p.suffix.lower() not in ('.csv', '.txt', '.json', '.md', '.pdf')]
         loose += volumes
         alone = sum(p.suffix.lower() != '.zip' for p in rest)
         for p in [p for p in rest if p.suffix.lower() == '.zip'] + [Path(folder)]*bool(alone):
             try: found += [(s, p, alone == 1 and p == Path(folder) and not s.inside)] if (s := first_ct(p)) else []
             except InputError: loose.append(p)  # damaged: named where it is read
     out = [(s.meta.get('PatientID') or p.stem, p, '') for s, p in _whole_series(found)] + _name_volumes(root, loose)
-    if not out: raise InputError(f'{root}: no CT found in it or below it; give a folder with CTs (DICOM folders or ZIPs, {", ".join(FORMATS)})')
+    if not out:
+        raise InputError(f'{root}: no CT found in it or below it; give a folder with CTs (DICOM folders or ZIPs, '
+                         f'{", ".join(FORMATS)})')
     named = lambda who, p, label: (known.get(p.resolve(), (who, label))[0], p, known.get(p.resolve(), (who, label))[1])
     return sorted((named(*row) for row in out), key=lambda r: str(r[1]))
 
