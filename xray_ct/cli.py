@@ -327,7 +327,7 @@ def reconstruct(
         r = reconstruct([ap, lat], weights, geometry, consistency)
         r.save(folder, true)
     print(f'{out}: {r.volume}; reprojection NRMSE {r.metrics["reprojection"]["nrmse"]:.2%}, consistency {r.metrics["consistency"]}')
-    for a in r.metrics['assumed']: print(f'assumed: {a}')
+    for a in r.metrics['assumed']: typer.echo(f'assumed: {a}', err=True)
 
 # %% ../nbs/73_cli.ipynb #e85ea4e6
 @app.command()
