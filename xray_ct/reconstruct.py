@@ -6,7 +6,7 @@
 __all__ = ['OTHER_SIDE', 'overlap', 'onto_detector', 'distances', 'place', 'order_by_view', 'inside_field', 'load_model',
            'Reconstruction', 'reconstruct']
 
-# %% ../nbs/70_reconstruct.ipynb #c90311e7
+# %% ../nbs/70_reconstruct.ipynb #5bccf968
 import time
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -18,7 +18,7 @@ from .files import InputError, read_json, staged, write_json
 from .volume import Volume, Window, centered_affine
 from .projector import Geometry, Projector, view_axes
 from .consistency import consistent, reprojection_error
-from .data.radiograph import POSITION, Xray, read_xray, row_letters, view_name
+from .data.radiograph import Xray, read_xray, row_letters, view_name, view_tags
 from .models.saved import load_saved
 
 # %% ../nbs/70_reconstruct.ipynb #a7b4cd12
@@ -45,7 +45,7 @@ def onto_detector(
     covered = (R.sum(1)[:, None]*C.sum(1)[None] > .999).expand(len(xrays), -1, -1)
     return torch.einsum('mh,vhw,nw->vmn', R, xrays.float(), C), covered
 
-# %% ../nbs/70_reconstruct.ipynb #63fd62e5
+# %% ../nbs/70_reconstruct.ipynb #d7e936d8
 def distances(
     p:Xray,
     own:Geometry, # of the model, which says what is missing
@@ -55,14 +55,16 @@ def distances(
     tags = p.tags
     sdd, spd = tags.get('DistanceSourceToDetector'), tags.get('DistanceSourceToPatient')
     if not sdd: return None
-    iso = tags.get('DistanceSourceToIsocenter') or (spd if tags.get('Modality') in ('XA', 'RF') else None)  # PS3.3, C.8.7.5: there it's the isocentre
+    fluoroscopy = tags.get('Modality') in ('XA', 'RF')
+    iso = tags.get('DistanceSourceToIsocenter') or (spd if fluoroscopy else None)  # there it is the isocentre (C.8.7.5)
     if iso: return sdd, iso
     if not spd and (m := tags.get('EstimatedRadiographicMagnificationFactor')):
         spd = sdd/m
         notes.append(f'DistanceSourceToPatient = {spd:g} mm: by EstimatedRadiographicMagnificationFactor {m:g}')
     if spd:
         half = max(own.extent)/2
-        notes.append(f'sid = {spd - half:g} mm: DistanceSourceToPatient {spd:g} mm less half the field, with the patient against the detector')
+        notes.append(f'sid = {spd - half:g} mm: DistanceSourceToPatient {spd:g} mm less half the field, '
+                     'with the patient against the detector')
         return sdd, spd - half
     behind = own.sdd - own.sid
     notes.append(f'sid = {sdd - behind:g} mm assumed: no DistanceSourceToPatient')
@@ -75,14 +77,18 @@ def _by_tags(pictures, own):
         own_notes = []
         found.append(distances(p, own, own_notes))
         notes += [f'{_name(p)}: {n}' for n in own_notes]
-    known = min(filter(None, found), key=lambda d: abs(d[1] - own.sid), default=None)  # nearest to what the model has seen
+    seen = lambda d: abs(d[1] - own.sid)  # how far from what the model has seen
+    known = min(filter(None, found), key=seen, default=None)
     if known is None:
         g = own
-        notes.append(f'no geometry was given: the training geometry (source to detector {own.sdd:g} mm, to isocentre {own.sid:g} mm)')
+        notes.append(f'no geometry was given: the training geometry (source to detector {own.sdd:g} mm, '
+                     f'to isocentre {own.sid:g} mm)')
     else:
         try: g = own.replace(sdd=known[0], sid=known[1], mode='cone', isocenter=(0, 0, 0))
         except InputError as e:
-            raise InputError(f'{_name(pictures[0])}: its distances cannot be ({e}) Correct DistanceSourceToDetector and DistanceSourceToPatient (mm), or give a geometry.json') from None
+            where = pictures[found.index(known)]
+            raise InputError(f'{_name(where)}: its distances cannot be ({e}) Correct DistanceSourceToDetector and '
+                             'DistanceSourceToPatient (mm), or give a geometry.json') from None
     pixels = [_pixel_on(g, p, d, known, notes) for p, d in zip(pictures, found)]
     return g, pixels, notes
 
@@ -96,10 +102,11 @@ def _pixel_on(g, p, found, known, notes):
         if m and known is None:
             notes.append(f'{_name(p)}: pixel at the patient by EstimatedRadiographicMagnificationFactor {m:g}')
             return tuple(s/m*to_detector for s in p.pixel)
-        if known: notes.append(f'{_name(p)}: no DistanceSourceToDetector; the other picture\'s {known[0]:g} mm is taken')
+        if known: notes.append(f'{_name(p)}: no DistanceSourceToDetector; {known[0]:g} mm of the other picture is taken')
         return p.pixel
     if np.allclose(found, (g.sdd, g.sid), rtol=1e-6): return p.pixel
-    notes.append(f'{_name(p)}: was taken at {found[0]:g} mm (to the isocentre {found[1]:g} mm), the other picture at {g.sdd:g} mm ({g.sid:g} mm): scaled in the plane of the isocentre')
+    notes.append(f'{_name(p)}: was taken at {found[0]:g} mm (to the isocentre {found[1]:g} mm), the other picture at '
+                 f'{g.sdd:g} mm ({g.sid:g} mm): scaled in the plane of the isocentre')
     return tuple(s*found[1]/found[0]*to_detector for s in p.pixel)
 
 def _name(p): return Path(p.path).name or (view_name(p.view) if p.view is not None else 'picture')
@@ -108,7 +115,7 @@ def place(
     pictures:list, # of `Xray`
     own:Geometry, # the model's
     geometry=None, # Geometry, path of a geometry.json, or None: by the radiographs' tags
-): # (geometry with the model's volume and a detector that covers it, pixel of each picture on it, list of what was assumed)
+): # (geometry with the model's volume and a detector that covers it, pixel of each picture on it, what was assumed)
     "The acquisition of these pictures, as the model needs it."
     assumed = [f'{_name(p)}: {a}' for p in pictures for a in p.assumed]
     if isinstance(geometry, (str, Path)): geometry = _belongs(Geometry.load(geometry), geometry, pictures)
@@ -127,22 +134,33 @@ def place(
 def _belongs(g, file, pictures):
     "The geometry of a file, unless the pictures say that it is another acquisition's."
     for p in pictures:
-        pixel, sdd = p.tags.get('ImagerPixelSpacing'), p.tags.get('DistanceSourceToDetector')
-        differs = lambda a, b: not np.allclose(a, b, rtol=.01)
-        what = (f'{g.det_shape[0]}×{g.det_shape[1]} pixels, the picture has {p.shape[0]}×{p.shape[1]}' if tuple(p.shape) != g.det_shape else
-                f'pixels of {g.pixel[0]:.4g} mm, the picture of {pixel[0]:.4g} mm' if pixel and min(pixel) > 0 and differs(pixel, g.pixel) else
-                f'a source to detector distance of {g.sdd:g} mm, the picture of {sdd:g} mm' if sdd and g.mode == 'cone' and differs(sdd, g.sdd) else
-                f'the view {", ".join(map(view_name, g.views))}, the picture is {view_name(p.view)!r}' if p.view is not None and view_name(p.view) not in map(view_name, g.views) else None)
-        if what: raise InputError(f'{file}: says {what} ({p.path}); they do not belong together. Give the geometry.json that was written with the pictures')
+        if what := _difference(g, p):
+            raise InputError(f'{file}: says {what} ({p.path}); they do not belong together. '
+                             'Give the geometry.json that was written with the pictures')
     return g
+
+def _difference(g, p):
+    "What a geometry says and a picture contradicts, as words; None where they agree."
+    pixel, sdd = p.tags.get('ImagerPixelSpacing'), p.tags.get('DistanceSourceToDetector')
+    views = list(map(view_name, g.views))
+    differs = lambda a, b: not np.allclose(a, b, rtol=.01)
+    if tuple(p.shape) != g.det_shape:
+        return f'{g.det_shape[0]}×{g.det_shape[1]} pixels, the picture has {p.shape[0]}×{p.shape[1]}'
+    if pixel and min(pixel) > 0 and differs(pixel, g.pixel):
+        return f'pixels of {g.pixel[0]:.4g} mm, the picture of {pixel[0]:.4g} mm'
+    if sdd and g.mode == 'cone' and differs(sdd, g.sdd):
+        return f'a source to detector distance of {g.sdd:g} mm, the picture of {sdd:g} mm'
+    if p.view is not None and view_name(p.view) not in views:
+        return f'the view {", ".join(views)}, the picture is {view_name(p.view)!r}'
 
 def _cover(g, own):
     "A detector with the model's number of pixels that just covers the field from where the source is now."
     extent = [n*s for n, s in zip(own.vol_shape, own.spacing)]
-    fresh = Geometry.for_field(max(extent), own.vol_shape[0], own.det_shape[0], sdd=g.sdd, sid=g.sid, views=g.views, mode=g.mode)
+    fresh = Geometry.for_field(max(extent), own.vol_shape[0], own.det_shape[0],
+                               sdd=g.sdd, sid=g.sid, views=g.views, mode=g.mode)
     return g.replace(pixel=fresh.pixel)
 
-# %% ../nbs/70_reconstruct.ipynb #28eeaad4
+# %% ../nbs/70_reconstruct.ipynb #156776d2
 OTHER_SIDE = {'ap': 'pa', 'pa': 'ap', 'lat': 'rlat', 'rlat': 'lat'}
 
 def order_by_view(
@@ -150,9 +168,10 @@ def order_by_view(
     views, # of the model
     mode='cone', # of the model; with a parallel beam both sides see the same line integrals
 )->list: # of `Xray`, in the order of the views
-    "Pictures in the order of the model's views; two of the same view, or one of a view the model doesn't know, are refused."
+    "Pictures in the order of the model's views; a second of one view, or a view the model doesn't know, is refused."
     views = [view_name(v) for v in views]
-    if len(pictures) != len(views): raise InputError(f'this model needs {len(views)} X-rays ({", ".join(views)}), not {len(pictures)}')
+    if len(pictures) != len(views):
+        raise InputError(f'this model needs {len(views)} X-rays ({", ".join(views)}), not {len(pictures)}')
     named, rest = {}, []
     for p in (_as_seen(p, views, mode) for p in pictures):
         v = None if p.view is None else view_name(p.view)
@@ -169,15 +188,20 @@ def _as_seen(p, views, mode):
     if other in views and (p.view_guessed or mode == 'parallel'):
         mirrored = row_letters(view) != row_letters(other)
         turn = lambda a: a if a is None or not mirrored else np.ascontiguousarray(a[:, ::-1])
-        why = 'the file does not say from which side it was taken' if p.view_guessed else 'with a parallel beam both sides see the same' + ', mirrored'*mirrored
-        tags = p.tags | dict(ViewPosition=POSITION[other], PatientOrientation=[row_letters(other), 'F'])
-        return replace(p, view=other, lines=turn(p.lines), outside=turn(p.outside), tags=tags, assumed=(*p.assumed, f'view {view!r} is taken for {other!r}: {why}'))
-    replaced = max(views, key=lambda v: abs(np.dot(view_axes(v)[0], view_axes(view)[0])))  # along the same line, from either side
+        why = 'with a parallel beam both sides see the same' + ', mirrored'*mirrored
+        if p.view_guessed: why = 'the file does not say from which side it was taken'
+        assumed = *p.assumed, f'view {view!r} is taken for {other!r}: {why}'
+        tags = p.tags | view_tags(other)
+        return replace(p, view=other, lines=turn(p.lines), outside=turn(p.outside), tags=tags, assumed=assumed)
+    along = lambda v: abs(np.dot(view_axes(v)[0], view_axes(view)[0]))  # the same line, from either side
+    replaced = max(views, key=along)
     wanted = ','.join(view if v == replaced else v for v in views)
-    raise InputError(f'{p.path or "picture"}: is a view {view!r}, and this model knows {", ".join(views)}; a diverging beam draws them differently. '
-                     f'Give a picture of the view {replaced}, or train a model for these: xray_ct train CT_DIR -o RUN --set views={wanted}')
+    raise InputError(f'{p.path or "picture"}: is a view {view!r}, and this model knows {", ".join(views)}; '
+                     'a diverging beam draws them differently. '
+                     f'Give a picture of the view {replaced}, or train a model for these: '
+                     f'xray_ct train CT_DIR -o RUN --set views={wanted}')
 
-# %% ../nbs/70_reconstruct.ipynb #cdf41537
+# %% ../nbs/70_reconstruct.ipynb #3af3af1e
 @torch.no_grad()
 def inside_field(
     g, # Geometry of the model's volume
@@ -196,7 +220,8 @@ def inside_field(
         box &= ((x >= body[k, 0]) & (x <= body[k, 1]))[tuple(sl)]; field_ &= (abs(x) <= g.extent[k]/2)[tuple(sl)]
     outside = torch.from_numpy((box & ~field_).astype(np.float32))[None, None]
     try: P = Projector(g.replace(vol_shape=tuple(shape), spacing=tuple(step)))
-    except InputError: return torch.ones(len(g.views), *g.det_shape, dtype=torch.bool)  # a box that reaches the source says nothing
+    except InputError:  # a box that reaches the source says nothing
+        return torch.ones(len(g.views), *g.det_shape, dtype=torch.bool)
     return P(outside)[0] <= tolerance
 
 # %% ../nbs/70_reconstruct.ipynb #c5e45de3
@@ -220,16 +245,19 @@ class Reconstruction:
     model: object = None
     source: dict = None # of the CT behind the X-rays, from geometry.json: patient, study, frame of reference
 
-# %% ../nbs/70_reconstruct.ipynb #93371c37
+# %% ../nbs/70_reconstruct.ipynb #72b23325
 def _pictures(xrays, geometry):
     "Files, `Xray`s or a tensor → list of `Xray`, checked against each other."
     if isinstance(xrays, Tensor):
         views = geometry.views if isinstance(geometry, Geometry) else (None,)*len(xrays)
-        xrays = [Xray(x.numpy(), v, pixel=geometry.pixel if isinstance(geometry, Geometry) else None) for x, v in zip(xrays, views)]
+        pixel = geometry.pixel if isinstance(geometry, Geometry) else None
+        xrays = [Xray(x.numpy(), v, pixel=pixel) for x, v in zip(xrays, views)]
     json = geometry if isinstance(geometry, (str, Path)) else None
     out = [x if isinstance(x, Xray) else read_xray(x, json if str(x).lower().endswith('.png') else None) for x in xrays]
     if isinstance(geometry, Geometry) and len({p.shape for p in out}) > 1:
-        raise InputError('the X-rays differ in size: ' + ', '.join(f'{p.path or p.view} has {p.shape[0]}×{p.shape[1]} pixels' for p in out) + '; one geometry has one detector, so leave it out and let each picture use its own tags')
+        sizes = ', '.join(f'{p.path or p.view} has {p.shape[0]}×{p.shape[1]} pixels' for p in out)
+        raise InputError(f'the X-rays differ in size: {sizes}; one geometry has one detector, '
+                         'so leave it out and let each picture use its own tags')
     for p in out:
         if not np.isfinite(p.lines).all(): raise InputError(f'{p.path or p.view}: contains NaN or infinite values')
         if np.ptp(p.lines) == 0: raise InputError(f'{p.path or p.view}: every pixel is the same; it is no radiograph')
@@ -239,7 +267,8 @@ def _on_model_detector(pictures, pixels, g, model, assumed):
     "All pictures on the detector of `g` (V, h, w), and where they cover it; pixels outside a picture cover nothing."
     lines, air = zip(*(_calibrate(p, model, assumed) for p in pictures))
     lines = [torch.from_numpy(a) for a in lines]
-    if len({(p.shape, pixel) for p, pixel in zip(pictures, pixels)}) == 1: x, covered = onto_detector(torch.stack(lines), pixels[0], g)
+    alike = len({(p.shape, pixel) for p, pixel in zip(pictures, pixels)}) == 1
+    if alike: x, covered = onto_detector(torch.stack(lines), pixels[0], g)
     else: x, covered = map(torch.cat, zip(*(onto_detector(a[None], pixel, g) for a, pixel in zip(lines, pixels))))
     for k, p in enumerate(pictures):
         if p.outside is None: continue
@@ -269,28 +298,37 @@ def reconstruct(
     x = x.to(device)
     predicted = Window.named('full').inverse(model(x[None]).float().clamp(-1, 1))
     body = body or (_body(geometry) if isinstance(geometry, (str, Path)) else None)
-    if not predicted.isfinite().all(): raise InputError(f'{weights if isinstance(weights, (str, Path)) else "the model"}: predicts NaN; its weights or xray_scale in its config.json are damaged. Train again')
+    if not predicted.isfinite().all():
+        raise InputError(f'{weights if isinstance(weights, (str, Path)) else "the model"}: predicts NaN; '
+                         'its weights or xray_scale in its config.json are damaged. Train again')
     mask = covered.to(device) & (inside_field(g, body).to(device) if body is not None else True)
-    error = lambda hu: {k: round(v.item(), 6) for k, v in reprojection_error(hu, x[None], model.projector, mask[None], kev).items()}
-    final, metrics = predicted, dict(reprojection_before=error(predicted), assumed=assumed, rays_used=mask.float().mean().item())
+    off = lambda hu: reprojection_error(hu, x[None], model.projector, mask[None], kev)
+    error = lambda hu: {k: round(v.item(), 6) for k, v in off(hu).items()}
+    final, used = predicted, mask.float().mean().item()
+    metrics = dict(reprojection_before=error(predicted), assumed=assumed, rays_used=used)
     if consistency and all(p.calibrated for p in pictures):
         final, info = consistent(predicted, x[None], model.projector, mask=mask[None], kev=kev, **kw)
         metrics['consistency'] = 'kept' if info['kept'].item() else 'refused: it did not lower the reprojection error'
     else: metrics['consistency'] = 'off' if not consistency else 'off: the X-rays are not calibrated as line integrals'
     metrics |= dict(reprojection=error(final), seconds=round(time.perf_counter() - start, 3))
     affine = centered_affine(g.vol_shape, g.spacing, g.isocenter)
-    volume = lambda hu: Volume(hu[0, 0].float().cpu().numpy(), affine=affine, meta=dict(source='synthetic: reconstructed from X-rays', views=list(g.views)))
+    about = lambda: dict(source='synthetic: reconstructed from X-rays', views=list(g.views))
+    volume = lambda hu: Volume(hu[0, 0].float().cpu().numpy(), affine=affine, meta=about())
     source = read_json(geometry).get('source') if isinstance(geometry, (str, Path)) else None
-    return Reconstruction(volume(final), volume(predicted), x.cpu(), g, metrics, model, source if isinstance(source, dict) else None)
+    source = source if isinstance(source, dict) else None
+    return Reconstruction(volume(final), volume(predicted), x.cpu(), g, metrics, model, source)
 
-# %% ../nbs/70_reconstruct.ipynb #e54ec65b
+# %% ../nbs/70_reconstruct.ipynb #2b172bac
 def _calibrate(p, model, assumed):
     """Line integrals above that of air, and that of air.
 
-    For an uncalibrated radiograph its grey levels are stretched over the model's usual range: beyond the picture's edge it's then as bright as its own air."""
+    The grey levels of an uncalibrated radiograph are stretched over the model's usual range. Beyond its edge the picture
+    then goes on as its own air."""
     if p.calibrated: return p.lines, 0.
-    low, high = model.config.xray_offset - model.config.xray_scale, model.config.xray_offset + 1.5*model.config.xray_scale
-    assumed.append(f'{_name(p)}: grey levels are taken as line integrals from {max(low, 0):g} to {high:g}; HU values are guesses')
+    offset, scale = model.config.xray_offset, model.config.xray_scale
+    low, high = offset - scale, offset + 1.5*scale
+    assumed.append(f'{_name(p)}: grey levels are taken as line integrals from {max(low, 0):g} to {high:g}; '
+                   'HU values are guesses')
     return p.lines*np.float32(high - max(low, 0)), max(low, 0.)
 
 def _body(path):
@@ -300,10 +338,12 @@ def _body(path):
     if box is None: return None
     try: a = np.array(box, float)
     except (TypeError, ValueError): a = np.zeros(0)
-    if a.shape != (3, 2) or not (a[:, 0] < a[:, 1]).all() or abs(a).max() > 2000: raise InputError(f'{path}: body_box_mm is damaged; it should be three pairs (low, high) in mm. Write the X-rays again, or remove the entry')
+    if a.shape != (3, 2) or not (a[:, 0] < a[:, 1]).all() or abs(a).max() > 2000:
+        raise InputError(f'{path}: body_box_mm is damaged; it should be three pairs (low, high) in mm. '
+                         'Write the X-rays again, or remove the entry')
     return box
 
-# %% ../nbs/70_reconstruct.ipynb #8a5c4f0e
+# %% ../nbs/70_reconstruct.ipynb #05ad25d7
 from fastcore.basics import patch
 
 @patch
@@ -314,7 +354,8 @@ def page(self:Reconstruction, truth=None, scores=None):
     _, features, depth = self.model.explain(self.xrays[None].to(next(self.model.parameters()).device))
     flat = {f'reprojection_{k}': v for k, v in self.metrics['reprojection'].items()}
     features = None if features is None else features[0].float().cpu()
-    return figures.overview(self.xrays, self.volume, truth, features=features, depth=depth, views=self.geometry.views, title='Reconstruction', metrics={**(scores or {}), **flat})
+    return figures.overview(self.xrays, self.volume, truth, features=features, depth=depth,
+                            views=self.geometry.views, title='Reconstruction', metrics={**(scores or {}), **flat})
 
 @patch
 def sections(self:Reconstruction, truth=None, scores=None):
@@ -322,10 +363,15 @@ def sections(self:Reconstruction, truth=None, scores=None):
     from xray_ct.provenance import provenance
     from xray_ct.report import Picture, Scores, Settings, Text
     before, after = self.metrics['reprojection_before'], self.metrics['reprojection']
-    fits = {'with consistency': {f'reprojection_{k}': v for k, v in after.items()}, 'as predicted': {f'reprojection_{k}': v for k, v in before.items()}}
-    return [Picture('The reconstruction', self.page(truth, scores), 'The two X-rays, what the network made of them, and three planes of the volume at three depths.'),
-            Scores('Does it explain the X-rays?', fits, note=f'Reprojection error on {self.metrics["rays_used"]:.0%} of the rays. Consistency: {self.metrics["consistency"]}. It measures agreement with the two pictures, not truth: very different volumes have the same two shadows.'),
-            Text('What was assumed', '\n\n'.join(self.metrics['assumed']) or 'Nothing: the geometry was given and the pictures are line integrals.'),
+    fits = {name: {f'reprojection_{k}': v for k, v in error.items()}
+            for name, error in (('with consistency', after), ('as predicted', before))}
+    note = (f'Reprojection error on {self.metrics["rays_used"]:.0%} of the rays. Consistency: {self.metrics["consistency"]}. '
+            'It measures agreement with the two pictures, not truth: very different volumes have the same two shadows.')
+    nothing = 'Nothing: the geometry was given and the pictures are line integrals.'
+    caption = 'The two X-rays, what the network made of them, and three planes of the volume at three depths.'
+    return [Picture('The reconstruction', self.page(truth, scores), caption),
+            Scores('Does it explain the X-rays?', fits, note=note),
+            Text('What was assumed', '\n\n'.join(self.metrics['assumed']) or nothing),
             Settings('Acquisition and field', self.geometry.to_dict()), Settings('Provenance', provenance())]
 
 @patch
@@ -340,7 +386,9 @@ def save(self:Reconstruction, folder, truth=None, overwrite=False):
     truth = None if truth is None else truth.resample_to(self.volume)
     with staged(folder, 'folder', overwrite) as f:
         self.volume.save(f/'ct.nii.gz')
-        write_dicom(self.volume, f/'dicom', description='reconstructed from X-rays: synthetic, not for diagnosis', source_meta=self.source)
+        described = 'reconstructed from X-rays: synthetic, not for diagnosis'
+        write_dicom(self.volume, f/'dicom', description=described, source_meta=self.source)
         write_report(f/'report.html', 'CT from X-rays', self.sections(truth, scores), 'Research software, not a medical device.')
-        write_json(f/'metrics.json', {**self.metrics, **({'scores': scores} if scores else {}), 'geometry': self.geometry.to_dict()})
+        scored = {'scores': scores} if scores else {}
+        write_json(f/'metrics.json', {**self.metrics, **scored, 'geometry': self.geometry.to_dict()})
     return Path(folder)
