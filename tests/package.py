@@ -13,7 +13,8 @@ def run(*cmd, cwd=root):
 def copy(folder):
     "What git would carry, so that nothing stale in build/ or *.egg-info gets in and nothing is left behind."
     import shutil
-    names = ['xray_ct', 'settings.ini', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE', 'CHANGELOG.md', 'CITATION.cff']
+    names = ['xray_ct', 'settings.ini', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE',
+             'CHANGELOG.md', 'CITATION.cff']
     for n in names: (shutil.copytree if (root/n).is_dir() else shutil.copy)(root/n, folder/n)
     for c in folder.rglob('__pycache__'): shutil.rmtree(c)
     return folder
