@@ -33,7 +33,7 @@ style = """
 .md-typeset table:not([class]) { font-size: .68rem }
 .md-typeset table:not([class]) td:first-child { white-space: nowrap }
 .md-typeset div.output pre { background: none; border-left: .15rem solid var(--md-default-fg-color--lightest) }
-.md-typeset div.output pre > code { background: none; padding: .2rem .8rem; max-height: 24rem }
+.md-typeset div.output pre > code { background: none; padding: .2rem .8rem; max-height: 24rem; white-space: pre-wrap }
 .md-typeset .MathJax_Display { overflow-x: auto; overflow-y: hidden; padding: .2rem 0 }
 .md-typeset h2 code, .md-typeset h3 code { background: none; padding: 0 }
 .md-typeset img { max-width: 100%; height: auto }
@@ -92,6 +92,14 @@ def site_path(path):
     if path.is_relative_to('nbs/images') or path.is_relative_to('assets'): return Path('images')/path.name
     return None
 
+def joined(outputs):
+    "What was printed bit by bit, in one piece."
+    out = []
+    for o in outputs:
+        if o.output_type == 'stream' and out and out[-1].output_type == 'stream': out[-1].text += o.text
+        else: out.append(o)
+    return out
+
 def output(o, stem, k, folder):
     "A saved output as Markdown; pictures become files."
     data = o.get('data', {})
@@ -114,7 +122,7 @@ def notebook_page(path, target, module):
             continue
         unseen = c.metadata.get('transient', {}).get('remove_source') or not c.source.strip()
         if not unseen: parts.append(f'``````python\n{c.source.strip()}\n``````')
-        for o in c.get('outputs', []):
+        for o in joined(c.get('outputs', [])):
             k += 1
             text = output(o, path.stem, k, target.parent)
             parts.append(links(text, here) if 'text/markdown' in o.get('data', {}) else text)
