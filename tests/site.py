@@ -47,10 +47,14 @@ def wait(what, test, seconds=60):
         time.sleep(.2)
     raise TimeoutError(f'{what}: not within {seconds} s')
 
+def resize(b, width, height):
+    size = dict(width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+    b.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', size)
+
 def shot(b, keep, name, widths=(1400, 390)):
     "Screenshots at the width of a desk and of a telephone."
     for width in widths if keep else ():
-        b.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', dict(width=width, height=1200, deviceScaleFactor=1, mobile=width < 600))
+        resize(b, width, 1200)
         time.sleep(.5)
         b.save_screenshot(str(keep/f'{name}_{width}.png'))
     b.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
@@ -58,12 +62,16 @@ def shot(b, keep, name, widths=(1400, 390)):
 def check_formula(b, url, keep):
     "A formula is set in MathJax's own font, and no TeX is left on the page."
     b.get(f'{url}/05_projector.html')
-    glyphs = wait('a formula', lambda: b.execute_script(
-        "return [...document.querySelectorAll('.MathJax')].filter(e => e.getBoundingClientRect().width > 20).map(e => e.textContent)"))
-    wait('its font', lambda: b.execute_script("return [...document.fonts].some(f => /STIXMathJax/.test(f.family) && f.status == 'loaded')"))
+    ask = b.execute_script
+    wait('a formula', lambda: ask("return document.querySelector('.MathJax')"))
+    busy = "return document.querySelector('.MathJax_Processing, .MathJax_Preview:not(:empty)')"
+    wait('the end of the typesetting', lambda: not ask(busy))
+    drawn = "[...document.querySelectorAll('.MathJax')].filter(e => e.getBoundingClientRect().width > 20)"
+    glyphs = ask(f'return {drawn}.map(e => e.textContent)')
     assert any('∫' in g and 'μ' in g for g in glyphs), glyphs[:5]
-    wait('the end of the typesetting', lambda: b.execute_script("return !document.querySelector('.MathJax_Processing, .MathJax_Preview:not(:empty)')"))
-    left = b.execute_script("return document.querySelector('article').innerText.match(/\\$\\$|\\\\(frac|mathrm|int)\\b/g)")
+    font = "f => /STIXMathJax/.test(f.family) && f.status == 'loaded'"
+    wait('its font', lambda: ask(f'return [...document.fonts].some({font})'))
+    left = ask("return document.querySelector('article').innerText.match(/\\$\\$|\\\\(frac|mathrm|int)\\b/g)")
     assert not left, left
     shot(b, keep, 'formula')
 
@@ -72,7 +80,8 @@ def check_search(b, url, keep):
     b.get(f'{url}/index.html')
     b.execute_script("document.querySelector('#__search').click()")
     b.find_element('css selector', 'input.md-search__input').send_keys('Projector')
-    found = wait('a search result', lambda: [e.get_attribute('href') for e in b.find_elements('css selector', '.md-search-result__link')])
+    links = "return [...document.querySelectorAll('.md-search-result__link')].map(a => a.href)"
+    found = wait('a search result', lambda: b.execute_script(links))
     assert any('api/' in f and '#Projector' in f for f in found), found
     shot(b, keep, 'search', (1400,))
 
@@ -83,7 +92,8 @@ def check_api(b, url, keep):
     rows = []
     for page in (p for p in pages if 'projector' in p or 'geometry' in p):
         b.get(page)
-        rows += b.execute_script("return [...document.querySelectorAll('article tr')].map(r => [...r.cells].map(c => c.innerText))")
+        cells = "[...document.querySelectorAll('article tr')].map(r => [...r.cells].map(c => c.innerText))"
+        rows += b.execute_script(f'return {cells}')
         if any(r[0] == 'sdd' for r in rows): break
     sdd = next((r for r in rows if r[0] == 'sdd'), None)
     assert sdd and sdd[1] == 'float' and sdd[2].startswith('1800') and 'mm' in sdd[3], sdd
@@ -92,11 +102,11 @@ def check_api(b, url, keep):
 def check_pictures(b, url, keep):
     "The first page shows its pictures, and nothing on it is wider than a telephone."
     b.get(f'{url}/index.html')
-    sizes = wait('pictures', lambda: b.execute_script("return [...document.querySelectorAll('article img')].map(i => [i.src, i.complete, i.naturalWidth])"))
-    local = [s for s in sizes if s[0].startswith(url)]
-    assert local and all(s[2] > 200 for s in local), sizes
+    images = "[...document.querySelectorAll('article img')].map(i => [i.src, i.naturalWidth])"
+    sizes = wait('pictures', lambda: b.execute_script(f'return {images}'))
+    assert all(src.startswith(url) and width > 200 for src, width in sizes), sizes
     shot(b, keep, 'home')
-    b.execute_cdp_cmd('Emulation.setDeviceMetricsOverride', dict(width=390, height=800, deviceScaleFactor=1, mobile=True))
+    resize(b, 390, 800)
     assert b.execute_script('return document.documentElement.scrollWidth') <= 390
     b.execute_cdp_cmd('Emulation.clearDeviceMetricsOverride', {})
 
@@ -107,7 +117,8 @@ def main():
     found = programs()
     absent = [m for m in ('mkdocs', 'material', 'jupyter_server_mathjax') if importlib.util.find_spec(m) is None]
     if isinstance(found, str) or absent:
-        print('skipped:', found if isinstance(found, str) else f'{", ".join(absent)} not installed (pip install -e ".[dev]")')
+        missing = f'{", ".join(absent)} not installed (pip install -e ".[dev]")'
+        print('skipped:', found if isinstance(found, str) else missing)
         sys.exit(77)
     with tempfile.TemporaryDirectory(prefix='xray_ct_site_', ignore_cleanup_errors=True) as d:
         site = (a.keep or Path(d))/'site'

@@ -12,8 +12,8 @@ root = Path(__file__).resolve().parent.parent
 not_yet = ['xray_ct.' + n for n in '''
     baselines blocks.attention blocks.cnn blocks.depth blocks.encoder blocks.vae
     cli consistency data.cohort data.dicom data.drr data.pairs data.phantom data.radiograph diffusion
-    interpolate losses memory models.base models.cascade models.direct models.hybrid models.latent models.progressive models.thin
-    projector ranks reconstruct slab training viewer volume
+    interpolate losses memory models.base models.cascade models.direct models.hybrid models.latent
+    models.progressive models.thin projector ranks reconstruct slab training viewer volume
 '''.split()]
 
 client = '''
@@ -24,11 +24,14 @@ distance: float = g.sdd
 Geometry((1, 1, 1), (1., 1., 1.), (1, 1), (1., 1.), sdd='far')
 '''
 
+def module_of(path): return '.'.join(path.with_suffix('').parts)
+
 def mypy(*arguments, cwd):
     "mypy's complaints as (path, line, text)."
     cache = Path(tempfile.gettempdir())/f'xray_ct_mypy_{os.getuid()}'
-    command = [sys.executable, '-m', 'mypy', '--ignore-missing-imports', '--no-error-summary', '--hide-error-context', '--cache-dir', cache]
-    ran = subprocess.run([*command, *arguments], cwd=cwd, capture_output=True, text=True, env={**os.environ, 'MYPYPATH': str(root)})
+    command = [sys.executable, '-m', 'mypy', '--ignore-missing-imports', '--no-error-summary', '--cache-dir', cache]
+    environment = {**os.environ, 'MYPYPATH': str(root)}
+    ran = subprocess.run([*command, *arguments], cwd=cwd, capture_output=True, text=True, env=environment)
     if ran.returncode not in (0, 1): sys.exit(ran.stdout + ran.stderr)
     return [(m[1], int(m[2]), m[3]) for m in re.finditer(r'^(\S+?):(\d+): error: (.*)$', ran.stdout, re.M)]
 
@@ -40,7 +43,8 @@ def main():
         print('skipped: mypy is not installed (pip install -e ".[dev]")')
         sys.exit(77)
     found = collections.defaultdict(list)
-    for path, line, text in mypy('xray_ct', cwd=root): found[path.removesuffix('.py').replace('/', '.')].append(f'{path}:{line}: {text}')
+    for path, line, text in mypy('xray_ct', cwd=root):
+        found[module_of(Path(path))].append(f'{path}:{line}: {text}')
     if a.list:
         print('\n'.join(f'{n}   # {len(found[n])}' for n in sorted(found)))
         return 0
@@ -49,7 +53,7 @@ def main():
     for texts in new.values(): print('\n'.join(texts))
     better = [n for n in not_yet if n not in found]
     if better: print('these pass now, take them out of `not_yet`:', ', '.join(better))
-    checked = [p for p in (root/'xray_ct').rglob('*.py') if '.'.join(p.relative_to(root).with_suffix('').parts) not in not_yet]
+    checked = [p for p in (root/'xray_ct').rglob('*.py') if module_of(p.relative_to(root)) not in not_yet]
     with tempfile.TemporaryDirectory(prefix='xray_ct_types_') as d:
         (Path(d)/'client.py').write_text(client)
         said = mypy('--follow-imports=silent', 'client.py', cwd=d)

@@ -28,7 +28,7 @@ class Module:
         self.doc = ast.get_docstring(tree) or ''
         assigned = {t.id: n for n in tree.body if isinstance(n, ast.Assign) for target in n.targets
                     for t in ast.walk(target) if isinstance(t, ast.Name)}
-        self.public = [ast.literal_eval(e) for e in getattr(getattr(assigned.get('__all__'), 'value', None), 'elts', [])]
+        self.public = ast.literal_eval(assigned['__all__'].value) if '__all__' in assigned else []
         definitions = [n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
         self.named = assigned | {n.name: n for n in definitions if not patched(n)}
         self.methods = {}   # {class: [functions that @patch adds to it]}
@@ -36,7 +36,8 @@ class Module:
             for name in patched(n): self.methods.setdefault(name, []).append(n)
         origin = re.search(r'File to edit: (?:\.\./)+(nbs/\S+\.ipynb)', self.source)
         self.notebook = origin[1] if origin else ''
-        self.imported = {a.asname or a.name: (n.module or '') for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
+        imports = [n for n in tree.body if isinstance(n, ast.ImportFrom)]
+        self.imported = {a.asname or a.name: n.module or '' for n in imports for a in n.names}
 
     def docment(self, node, stop):
         "The comment on the lines of `node`, else on the lines right above it."
@@ -75,23 +76,26 @@ def option(annotation, said):
     "Type and help of a command line's `Annotated[type, typer.Option(..., help=...)]`."
     kind, *more = annotation.slice.elts
     for call in (m for m in more if isinstance(m, ast.Call)):
-        said = next((ast.literal_eval(k.value) for k in call.keywords if k.arg == 'help' and isinstance(k.value, ast.Constant)), said)
+        helps = [k.value for k in call.keywords if k.arg == 'help' and isinstance(k.value, ast.Constant)]
+        if helps: said = helps[0].value
     return ast.unparse(kind), said
 
 def fields(module, c):
     "(name, type, default, comment) of a dataclass's fields."
+    named = [n for n in c.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
     return [(n.target.id, ast.unparse(n.annotation), ast.unparse(n.value) if n.value else '', module.docment(n, c.lineno))
-            for n in c.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name) and not n.target.id.startswith('_')]
+            for n in named if not n.target.id.startswith('_')]
 
 def cell(text, code=False):
     "Text that cannot break out of its table cell."
     text = ' '.join(str(text).split())
     if not text: return ''
     escaped = html.escape(text, quote=False).replace('|', '&#124;')
-    if code: return f'<code>{escaped.replace("*", "&#42;").replace("_", "&#95;")}</code>'
+    as_code = lambda t: f'<code>{t.replace("*", "&#42;").replace("_", "&#95;")}</code>'
+    if code: return as_code(escaped)
     parts = re.split(r'`([^`]+)`', escaped)
     safe = lambda t: re.sub(r'([*_$\[\]\\~^])', r'\\\1', t)
-    return ''.join(f'<code>{p.replace("*", "&#42;").replace("_", "&#95;")}</code>' if i % 2 else safe(p) for i, p in enumerate(parts))
+    return ''.join(as_code(p) if i % 2 else safe(p) for i, p in enumerate(parts))
 
 def table(rows):
     "The parameters as a table; columns that are empty everywhere are left out."
@@ -149,15 +153,16 @@ def describe(module, name, node, link, level=2):
 def page(module, git_url):
     "A module's page."
     def link(node): return f'[source]({git_url}/blob/main/{module.name.replace(".", "/")}.py#L{node.lineno})'
-    up = '../'
     head = ['---\nsearch:\n  boost: 2\n---', f'# {module.name}', cell(module.doc)]
-    if module.notebook: head.append(f'Explained, with its tests, in [{module.notebook}]({up}{module.notebook.removeprefix("nbs/")}).')
+    page_of = module.notebook.removeprefix('nbs/').replace('.ipynb', '.md')
+    if page_of: head.append(f'Explained, with its tests, in [{module.notebook}](../{page_of}).')
     named = [(n, module.named[n]) for n in module.public if n in module.named]
     kept = [n for n in module.public if n not in module.named and n in module.imported]
-    if kept: head.append('Kept here for one release: ' + ', '.join(f'`{n}` (now in `{module.imported[n]}`)' for n in kept) + '.')
+    if kept: head.append('Kept here for one release: ' + ', '.join(f'`{n}` (of `{module.imported[n]}`)' for n in kept))
     return '\n\n'.join(head + [describe(module, n, node, link) for n, node in named]) + '\n'
 
 def modules(root):
     "Every module with something public, in the order of their notebooks."
-    found = [Module(f, root) for f in sorted((root/'xray_ct').rglob('*.py')) if f.name not in ('__init__.py', '_modidx.py')]
+    files = [f for f in sorted((root/'xray_ct').rglob('*.py')) if f.name not in ('__init__.py', '_modidx.py')]
+    found = [Module(f, root) for f in files]
     return sorted((m for m in found if m.public), key=lambda m: (m.notebook, m.name))

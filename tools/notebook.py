@@ -23,7 +23,8 @@ set_matplotlib_formats('jpeg', pil_kwargs={'quality': 80})
 def normalise(nb, old=None):
     "nbformat 4.5 with stable ids and the one kernelspec; `old` lends its ids to unchanged cells."
     ids = {}
-    for c in (old.cells if old else []): ids.setdefault((c.cell_type, c.source), []).append(c.get('id'))
+    for c in (old.cells if old else []):
+        ids.setdefault((c.cell_type, c.source), []).append(c.get('id'))
     used = set()
     for c in nb.cells:
         known = [i for i in ids.get((c.cell_type, c.source), []) if i and i not in used]
@@ -37,7 +38,8 @@ def run(path, timeout):
     import nbformat
     from nbclient import NotebookClient
     nb = nbformat.read(path, 4)
-    client = NotebookClient(nb, timeout=timeout, kernel_name='python3', resources={'metadata': {'path': str(path.parent)}})
+    where = {'metadata': {'path': str(path.parent)}}
+    client = NotebookClient(nb, timeout=timeout, kernel_name='python3', resources=where)
     try:
         with client.setup_kernel():
             client.kc.execute(jpeg, silent=True)
@@ -55,7 +57,8 @@ def export_and_clean(path):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('command', choices=['open', 'build', 'run'])
-    p.add_argument('source', type=Path); p.add_argument('target', type=Path, nargs='?')
+    p.add_argument('source', type=Path)
+    p.add_argument('target', type=Path, nargs='?')
     p.add_argument('--timeout', type=int, default=600, help='seconds a cell may take')
     p.add_argument('--no-run', action='store_true', help='build: do not execute')
     a = p.parse_args()

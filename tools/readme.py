@@ -32,14 +32,16 @@ def readme():
     import nbformat
     from nbconvert import MarkdownExporter
     from traitlets.config import Config
-    config = Config({'ExtractOutputPreprocessor': {'output_filename_template': 'readme_{cell_index}_{index}{extension}'}})
-    text, resources = MarkdownExporter(config=config).from_notebook_node(visible(nbformat.read(root/'nbs/index.ipynb', 4)))
+    names = {'output_filename_template': 'readme_{cell_index}_{index}{extension}'}
+    exporter = MarkdownExporter(config=Config({'ExtractOutputPreprocessor': names}))
+    text, resources = exporter.from_notebook_node(visible(nbformat.read(root/'nbs/index.ipynb', 4)))
     files = resources.get('outputs', {})
     def move(m):
         "A link as seen from the top of the repository."
         link = m[2]
         if link in files: return f'{m[1]}{pictures.name}/{link}'
-        return m[0] if re.match(r'[a-z]+:|#|/', link) else m[1] + (link[3:] if link.startswith('../') else f'nbs/{link}')
+        if re.match(r'[a-z]+:|#|/', link): return m[0]
+        return m[1] + (link[3:] if link.startswith('../') else f'nbs/{link}')
     text = re.sub(r'(\]\(|src=")([^)"\s]+)', move, text)
     text = re.sub(r'[ \t]+$', '', text, flags=re.M).replace('![jpeg]', '![figure]').replace('![png]', '![figure]')
     return notice + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n', files
@@ -52,9 +54,11 @@ def stale():
     out = results.stale() + ([f'README.md has {lines} lines, more than {most_lines}'] if lines > most_lines else [])
     different = [p for p, b in want.items() if not p.exists() or p.read_bytes() != b]
     out += [f'{p.relative_to(root)} differs from nbs/index.ipynb: run `make readme`' for p in different]
-    out += [f'{p.relative_to(root)} is no longer in nbs/index.ipynb: run `make readme`' for p in sorted(pictures.glob('readme_*')) if p not in want]
+    left = [p for p in sorted(pictures.glob('readme_*')) if p not in want]
+    out += [f'{p.relative_to(root)} is no longer in nbs/index.ipynb: run `make readme`' for p in left]
     links = re.findall(r'(?:\]\(|src=")([^)"\s#]+)', text)
-    return out + [f'README.md points to {l}, which does not exist' for l in links if not re.match(r'[a-z]+:', l) and not (root/l).exists()]
+    lost = [l for l in links if not re.match(r'[a-z]+:', l) and not (root/l).exists()]
+    return out + [f'README.md points to {l}, which does not exist' for l in lost]
 
 def write():
     results.write()

