@@ -6,9 +6,10 @@
 __all__ = ['PlaneNetConfig', 'fast_bf16', 'ScaledBlock', 'PlaneNet', 'geometry_of', 'plane_loss', 'RunningMean', 'Teacher',
            'own_geometry', 'adapt', 'weights_folder', 'shipped_net']
 
-# %% ../../nbs/49_plane.ipynb #ab37e763
+# %% ../../nbs/49_plane.ipynb #7f507101
 import copy, hashlib, json, math, time
 from dataclasses import asdict, dataclass, fields
+from importlib import resources
 from pathlib import Path
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ class PlaneNet(Stored):
     @property
     def step(self): return 2**len(self.config.widths) # rows and columns that the coarsest level sees as one
 
-# %% ../../nbs/49_plane.ipynb #5b1bc29a
+# %% ../../nbs/49_plane.ipynb #6dded124
 @patch
 def residual(self:PlaneNet,
     first, # (B, n, W) 1000 HU, consistent cubic
@@ -120,10 +121,10 @@ def forward(self:PlaneNet,
     "Consistent cubic, and what the network adds to it."
     y = thick.float()/1000
     first, nearest = slabs.cubic @ y, slabs.nearest @ y
-    offset = (slabs.thin_at - slabs.nearest.double() @ slabs.thick_at)/slabs.step
+    offset = (slabs.thin_at - slabs.nearest.cpu().double() @ slabs.thick_at)/(slabs.step*slabs.sign)
     bf16 = self.bf16 and y.device.type in ('cpu', 'cuda')
     with torch.autocast(y.device.type, torch.bfloat16, enabled=bf16):      # only here: 8 bits are 4 HU
-        r = self.residual(first, nearest, offset.float(), geometry_of(slabs, aspect))
+        r = self.residual(first, nearest, offset.to(y), geometry_of(slabs, aspect))
     return 1000*(first + (slabs.hidden(r) if consistent else r))
 
 # %% ../../nbs/49_plane.ipynb #83d74b8f
@@ -249,7 +250,7 @@ class Teacher:
         self.net.load_state_dict(self.mean)
         return self.net.eval()
 
-# %% ../../nbs/49_plane.ipynb #adb26672
+# %% ../../nbs/49_plane.ipynb #37d41b96
 @patch
 def save(self:Teacher, file, key=''): # key: what the state belongs to; kept from `load`
     "Everything that going on needs, as tensors and text: nothing in it can run."
@@ -269,10 +270,11 @@ def load(self:Teacher, file, key='')->bool: # False where the file is of somethi
     if key and texts.get('key') != key or told['config'] != self.net.config.to_dict(): return False
     part = lambda name: {k[len(name) + 1:]: v for k, v in tensors.items() if k.startswith(name + '.')}
     self.net.load_state_dict(part('net'))
-    self.mean = {k: part('mean')[k] for k in self.net.state_dict()}
-    moments = {k: part(k) for k in ('exp_avg', 'exp_avg_sq', 'step')}
-    names = [n for n, _ in self.net.named_parameters()]
-    state = {i: {k: v[n] for k, v in moments.items()} for i, n in enumerate(names) if n in moments['step']}
+    laid = lambda v, like: torch.empty_like(like).copy_(v)      # the fused optimiser wants a parameter's own memory order
+    self.mean = {k: laid(part('mean')[k], v) for k, v in self.net.state_dict().items()}
+    m, v, step = (part(k) for k in ('exp_avg', 'exp_avg_sq', 'step'))
+    own = enumerate(self.net.named_parameters())
+    state = {i: dict(exp_avg=laid(m[n], p.data), exp_avg_sq=laid(v[n], p.data), step=step[n]) for i, (n, p) in own if n in step}
     self.optimiser.load_state_dict(self.optimiser.state_dict() | dict(state=state))
     self.steps, self.seconds, self.loss, self.key = told['steps'], told['seconds'], told['loss'], texts.get('key', '')
     self.rng.bit_generator.state = told['rng']
@@ -327,10 +329,10 @@ def adapt(
     taught.about = dict(taught.about, name=name, adapted_steps=teacher.steps)
     return taught
 
-# %% ../../nbs/49_plane.ipynb #e8f05b02
+# %% ../../nbs/49_plane.ipynb #2a204f13
 def weights_folder()->Path:
     "Where the package keeps the weights of this network."
-    return Path(__file__).resolve().parent.parent/'weights'/'plane'
+    return Path(str(resources.files('xray_ct')))/'weights'/'plane'
 
 def shipped_net(device='cpu')->PlaneNet|None: # None where the package has none
     "The network that is in the package; its model card is beside the weights."
