@@ -75,10 +75,11 @@ def page(
     windows=None, # names of windows, or `Window`s; default soft tissue, and lung where there are lungs
     error_range=300., # HU at the ends of the map
     title='',
+    window=None, # one window; until 0.3
 ):
     "Coronal and sagittal planes of both series at one scale, a map of the difference, one of the spread."
     from xray_ct import figures
-    windows = windows or ['soft tissue', *['lung']*has_lungs(thick)]
+    windows = windows or ([window] if window else ['soft tissue', *['lung']*has_lungs(thick)])
     windows = {w if isinstance(w, str) else '': Window.named(w) if isinstance(w, str) else w for w in windows}
     unseen = thin.meta.get('interpolation', {}).get('never_measured', {}).get('slices', [])
     grey, maps, spread, thin = _columns(thick, thin, truth, spread)
