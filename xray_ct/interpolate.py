@@ -22,7 +22,7 @@ from .slice_report import describe, far_from_training, mark_unmeasured, measured
 from .slice_report import NET_NAMES, plain_on_grid, save_slices, sections, summary, words
 from .models.saved import SavedModel, load_saved
 
-# %% ../nbs/71_interpolate.ipynb #fcf4d4d3
+# %% ../nbs/71_interpolate.ipynb #e3ef2921
 def interpolate(
     vol:Volume, # thick slices, HU
     spacing:float=1., # between the thin ones, mm
@@ -57,12 +57,13 @@ def interpolate(
     out = Volume(hu, affine=affine, meta=dict(vol.meta, SliceThickness=float(spacing), interpolation=how))
     return (out, None if apart is None else out.with_array(apart.numpy())) if spread else out
 
+# %% ../nbs/71_interpolate.ipynb #980de9bc
 def _check_stack(vol):
     axis = int(np.argmax(vol.spacing))
     if axis and vol.spacing[axis] > 1.5*sorted(vol.spacing)[1]: # one axis much coarser than both others
         how = ('', 'from front to back', 'from side to side')[axis]
-        raise InputError(f'this series is stacked {how} ({vol.spacing[axis]:g} mm apart); only slices stacked from head '
-                         'to feet are interpolated, so give the axial series')
+        raise InputError(f'this series is stacked {how} ({vol.spacing[axis]:g} mm apart); only slices stacked from '
+                         'head to feet are interpolated, so give the axial series')
 
 def _check_size(shape, spacing):
     if math.prod(shape) > 1 << 30:
@@ -91,10 +92,12 @@ def _about_slabs(T, thin_at, thick_at): # → what the result says of them
     return dict(thickness_mm=T.mm, thickness_from=T.source, thickness_tag_mm=T.tag, width_measured=T.width.to_dict(),
                 never_measured=never, assumed=list(T.assumed), warnings=warnings)
 
+# %% ../nbs/71_interpolate.ipynb #4d80f2fc
 def _gap_warning(T, never, n):
     if not never['share'] > .01: return []
     return [f'{never["share"]:.0%} of the extent was never measured: slabs of {T.mm:g} mm lie {T.width.spacing:g} mm '
-            f'apart. {len(never["slices"])} of {n} thin slices lie between measured ones; they are guesses and are marked']
+            f'apart. {len(never["slices"])} of {n} thin slices lie between measured ones; '
+            'they are guesses and are marked']
 
 def sample_mean_std(
     net, # a network with `refine`
@@ -144,7 +147,7 @@ def compare_methods(
     for n, v in made.items(): scores |= {n: compare(v, truth), f'{n}, consistent': compare(agreed(v), truth)}
     return scores
 
-# %% ../nbs/71_interpolate.ipynb #a8b03fa5
+# %% ../nbs/71_interpolate.ipynb #18356098
 def _plane(name): # of the module of the plane network; None where this version has none
     try: from xray_ct.models import plane
     except ImportError: return None
@@ -171,7 +174,7 @@ def _trained_ratios(file): # of run.json; None where it doesn't say
     for k in ('config', 'cohort', 'ratios'): at = at.get(k) if isinstance(at, dict) else None
     return at if isinstance(at, list) and all(isinstance(r, (int, float)) for r in at) else None
 
-# %% ../nbs/71_interpolate.ipynb #728b06c2
+# %% ../nbs/71_interpolate.ipynb #22269b81
 def evaluate_net(
     net, # a trained network
     cohort, # a `PairCohort`
@@ -179,7 +182,7 @@ def evaluate_net(
     methods=('linear', 'cubic', 'lanczos'), # beside it
     progress=True, # a bar
     **more # `nets` and `vae` of `compare_methods`, beside it as well
-)->dict: # ratio → scores (means), gain_db (over the best other: mean, 95 % interval over patients), psnr (of each series)
+)->dict: # ratio → scores (means), gain_db (over the best other: mean, 95 % interval), psnr (of each series)
     "A network and plain interpolation on whole series that it never saw."
     from tqdm.auto import tqdm
     data, ratios, nets = cohort.dataset(part), cohort.config.ratios, {'network': net} | more.pop('nets', {})
@@ -199,7 +202,7 @@ def _against_plain(rows, methods, patients): # rows: of `compare_methods`, one a
     gain = paired_difference(torch.tensor(psnr['network, consistent']), torch.tensor(psnr[best]), patients)
     return dict(scores=mean_scores(rows), best_other=best, gain_db=list(gain), psnr=psnr)
 
-# %% ../nbs/71_interpolate.ipynb #a2aad14a
+# %% ../nbs/71_interpolate.ipynb #ae0f2238
 def own_planes(
     vol:Volume, # a thick series, HU
     spacing:float, # of the thin slices, mm
@@ -222,6 +225,7 @@ def own_planes(
             if inside.sum() >= 16 and x[:, inside].std() > 20: out.append((x[:, inside].float(), across))
     return out
 
+# %% ../nbs/71_interpolate.ipynb #32755846
 def own_plane_gain(
     net, # with `planes`, as the plane network has it
     vol:Volume, # a thick series, HU
@@ -252,6 +256,7 @@ def _consistent_rows(S, thin_at, thick_at, y, method): # y: (m, W) → (n, W)
     x = interpolation_matrix(thin_at, thick_at, method) @ y.double()
     return S.project(x.float()[..., None], y[..., None])[..., 0]
 
+# %% ../nbs/71_interpolate.ipynb #f532db71
 def choose_network(
     net, # with `planes`, or None
     vol:Volume, # a thick series, HU
@@ -283,7 +288,7 @@ def shipped_network(): # None where this version has none
     find = _plane('shipped_net')
     return find() if find else None
 
-# %% ../nbs/71_interpolate.ipynb #2127a1ae
+# %% ../nbs/71_interpolate.ipynb #c174d82d
 def thin_slices(
     vol:Volume, # thick slices, HU
     spacing:float=1., # between the thin ones, mm
@@ -309,6 +314,7 @@ def thin_slices(
     how |= dict(choice=choice, choice_measured=found, warnings=how['warnings'] + warnings)
     return out, apart
 
+# %% ../nbs/71_interpolate.ipynb #d83eb1b9
 def _choose(net, vol, spacing, thickness, method, adapt, state, progress):
     "The network or None, why, what was measured, warnings."
     asked = net is not None or method == 'network' or adapt > 0

@@ -16,10 +16,11 @@ from .files import InputError
 def _given(namespace):
     "The parameters in a fresh kernel's namespace: its plain values, without IPython's own."
     plain = (type(None), bool, int, float, str, list, tuple, dict)
-    return {n: v for n, v in namespace.items() if isinstance(v, plain) and not n.startswith('_') and n not in ('In', 'Out')}
+    own = lambda n: n.startswith('_') or n in ('In', 'Out')
+    return {n: v for n, v in namespace.items() if isinstance(v, plain) and not own(n)}
 
 def _fits(value, kind):
-    "May `value` stand where `kind` (a type or a union of types) is asked for? A whole number may stand for a float; True is no number."
+    "May `value` stand where `kind` (a type or a union) is asked for? A whole number may stand for a float; True is no number."
     kinds = get_args(kind) or (kind,)
     if isinstance(value, bool): return bool in kinds
     return isinstance(value, kinds) or (isinstance(value, int) and float in kinds)
@@ -35,12 +36,15 @@ def check_parameters(
     for name in given:
         if name in known: continue
         near = difflib.get_close_matches(name, known, n=1)
-        raise InputError(f'unknown parameter {name!r}' + (f', did you mean {near[0]!r}?' if near else '') + f'; this notebook takes: {takes}')
+        hint = f', did you mean {near[0]!r}?' if near else ''
+        raise InputError(f'unknown parameter {name!r}{hint}; this notebook takes: {takes}')
     for name, kind in known.items():
-        if name not in given: raise InputError(f'parameter {name!r} has no value: give it a default in the cell tagged `parameters`')
+        if name not in given:
+            raise InputError(f'parameter {name!r} has no value: give it a default in the cell tagged `parameters`')
         if not _fits(given[name], kind):
-            raise InputError(f'parameter {name} = {given[name]!r} is of type {type(given[name]).__name__}, not {getattr(kind, "__name__", kind)}'
-                             + ("; in YAML write 1.0e-3, not 1e-3" if isinstance(given[name], str) and 'e' in given[name] else ''))
+            value, asked = given[name], getattr(kind, '__name__', kind)
+            hint = '; in YAML write 1.0e-3, not 1e-3' if isinstance(value, str) and 'e' in value else ''
+            raise InputError(f'parameter {name} = {value!r} is of type {type(value).__name__}, not {asked}{hint}')
     return {name: given[name] for name in known}
 
 # %% ../nbs/75_runs.ipynb #6c869a67
@@ -60,9 +64,11 @@ def run_folder(
     out, # folder of the run's results; relative paths count from the top of the repository
     start=None, # where the kernel runs
 ) -> Path: # it exists
-    "Make the folder that a run notebook writes to. Never inside `nbs/`: nbdev would take an executed copy there for a source."
+    "Make the folder that a run notebook writes to; never inside `nbs/`, where nbdev would take it for a source."
     path = from_top(out, start)
-    if path.is_relative_to(_top(start)/'nbs'): raise InputError(f'{path}: results can\'t lie among the notebooks; choose a folder such as runs/{path.name}')
+    if path.is_relative_to(_top(start)/'nbs'):
+        raise InputError(f"{path}: results can't lie among the notebooks; choose a folder such as runs/{path.name}")
     try: path.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise InputError(f'{path}: cannot be made ({e.strerror}); choose another folder for the results') from e
+    except OSError as e:
+        raise InputError(f'{path}: cannot be made ({e.strerror}); choose another folder for the results') from e
     return path

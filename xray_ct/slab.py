@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from .files import InputError
 from .volume import Volume
 
-# %% ../nbs/07_slab.ipynb #6d9fb860
+# %% ../nbs/07_slab.ipynb #5b501ffc
 PROFILES = { # share of the profile below t, in thicknesses (of the last two: full width at half maximum)
     'slab': lambda t: (t + .5).clamp(0, 1),
     'gaussian': lambda t: torch.special.ndtr(t*math.sqrt(8*math.log(2))),
@@ -39,6 +39,7 @@ def slice_positions(
         raise InputError(f'{what} slices must be evenly spaced; these lie {apart.min():g} to {apart.max():g} mm apart')
     return z, step
 
+# %% ../nbs/07_slab.ipynb #9900cf07
 def slab_matrix(
     thin, # (n,) centres of the thin slices, mm, evenly spaced
     thick, # (m,) centres of the thick slices, mm, anywhere
@@ -63,7 +64,7 @@ def _check_profile(profile, thickness):
         raise InputError(f'no slice profile is called {profile!r}; choose from {", ".join(PROFILES)}')
     if not 0 < thickness < math.inf: raise InputError(f'a slice thickness is a positive length in mm, not {thickness}')
 
-# %% ../nbs/07_slab.ipynb #296be109
+# %% ../nbs/07_slab.ipynb #4f25aeb8
 def along_depth(
     M:Tensor, # (m, n)
     x:Tensor, # (..., n, H, W)
@@ -72,6 +73,7 @@ def along_depth(
     if x.dtype not in (torch.float32, torch.float64): x = x.float()  # sums of half floats lose digits
     return (M.to(x) @ x.flatten(-2)).unflatten(-1, x.shape[-2:])
 
+# %% ../nbs/07_slab.ipynb #77efa912
 class ThickSlice(nn.Module):
     "S: thin slices → thick ones, along depth; its adjoint; and the projection onto what was measured."
     def __init__(self,
@@ -85,8 +87,8 @@ class ThickSlice(nn.Module):
         singular = torch.linalg.svdvals(S)
         if len(S) > S.shape[1] or singular[-1] < 1e-3*singular[0]:
             raise InputError(f'{len(S)} thick slices of {thickness:g} mm over {S.shape[1]} thin ones do not determine '
-                             'each other: they are more than the thin ones, or overlap too much; take thinner thin slices '
-                             'or a smaller thickness')
+                             'each other: they are more than the thin ones, or overlap too much; take thinner thin '
+                             'slices or a smaller thickness')
         self.register_buffer('S', S, persistent=False)
         self.register_buffer('pinv', torch.cholesky_solve(S, torch.linalg.cholesky(S @ S.T)).T, persistent=False)
         self.thick_slices, self.thin_slices = S.shape
@@ -172,7 +174,7 @@ def thick_grid(
                          f'and the spacing must be above the {s:g} mm of the thin ones')
     return _regrid(thin, m, float(spacing), (T - s)/2)
 
-# %% ../nbs/07_slab.ipynb #a0cb31a8
+# %% ../nbs/07_slab.ipynb #bd59a989
 def depth_positions(
     vol:Volume,
     like:Volume=None, # whose depth axis and origin to use; default the volume's own
@@ -200,6 +202,7 @@ def between(
                          'resample one onto the in-plane grid of the other first')
     return ThickSlice(depth_positions(thin), depth_positions(thick, thin), thickness or thick.spacing[0], profile)
 
+# %% ../nbs/07_slab.ipynb #acbc2ec7
 def thicken(
     vol:Volume, # thin slices
     spacing, # between the thick ones, mm
@@ -212,7 +215,7 @@ def thicken(
     thick = Volume(np.broadcast_to(np.float32(0), shape), affine=affine, meta=meta)
     return thick.with_array(between(vol, thick, thickness, profile)(torch.from_numpy(vol.array)).numpy())
 
-# %% ../nbs/07_slab.ipynb #3409fd3e
+# %% ../nbs/07_slab.ipynb #dacf08bd
 def _bspline(t): # cubic
     a = t.abs()
     return torch.where(a < 1, 2/3 - a**2 + a**3/2, (2 - a).clamp_min(0)**3/6)
@@ -224,6 +227,7 @@ KERNELS = {
 }
 METHODS = ('nearest', *KERNELS)
 
+# %% ../nbs/07_slab.ipynb #a74c2824
 def interpolation_matrix(
     thin, # (n,) centres of the thin slices, mm
     thick, # (m,) centres of the thick slices, mm, evenly spaced
@@ -282,7 +286,7 @@ def slice_places(
     thin, # (n,) mm
     thick, # (m,) mm
     thickness, # mm
-)->Tensor: # (n, 3) float32: offset from the nearest slab's centre, thickness (both in slab spacings), thin slices a slab
+)->Tensor: # (n, 3) float32: offset from the nearest centre, thickness (both in slab spacings), thin slices a slab
     "Where each thin slice lies among the slabs."
     (thin, fine), (thick, step) = slice_positions(thin, 'thin'), slice_positions(thick, 'thick')
     offset = ((thin[:, None] - thick)/step)

@@ -37,7 +37,7 @@ def far_from_training(
     return (f' Its training met slabs of {min(ratios):g} to {max(ratios):g} thin slices, not of {ratio:.3g}: '
             'compare with --method cubic before you trust it.')
 
-# %% ../nbs/65_slice_report.ipynb #a8e0e56b
+# %% ../nbs/65_slice_report.ipynb #00684cc1
 def plain_on_grid(
     thick:Volume, # HU
     thin:Volume, # whose grid to use
@@ -65,6 +65,7 @@ def _columns(thick, thin, truth, spread): # → grey pictures, maps; the crop of
     if spread is not None: spread = (spread if truth is None else covered(spread, truth)).array
     return grey, maps, spread, thin
 
+# %% ../nbs/65_slice_report.ipynb #1f0fbe52
 def page(
     thick:Volume, # HU
     thin:Volume, # HU, of `interpolate`
@@ -74,10 +75,11 @@ def page(
     windows=None, # names of windows, or `Window`s; default soft tissue, and lung where there are lungs
     error_range=300., # HU at the ends of the map
     title='',
+    window=None, # one window; until 0.3
 ):
-    "Coronal and sagittal planes of both series at one scale, a map of the difference, and of the spread if there is one."
+    "Coronal and sagittal planes of both series at one scale, a map of the difference, one of the spread."
     from xray_ct import figures
-    windows = windows or ['soft tissue', *['lung']*has_lungs(thick)]
+    windows = windows or ([window] if window else ['soft tissue', *['lung']*has_lungs(thick)])
     windows = {w if isinstance(w, str) else '': Window.named(w) if isinstance(w, str) else w for w in windows}
     unseen = thin.meta.get('interpolation', {}).get('never_measured', {}).get('slices', [])
     grey, maps, spread, thin = _columns(thick, thin, truth, spread)
@@ -97,6 +99,7 @@ def page(
     fig.suptitle(title, fontsize=11)
     return fig
 
+# %% ../nbs/65_slice_report.ipynb #bddd690b
 def _draw_row(line, row, grey, maps, spread, at, shown, first, top): # first: of its plane; only there stand the maps
     from xray_ct import figures
     (plane, i, name, w), (spacing, unseen, error_range) = row, shown
@@ -119,7 +122,7 @@ def _draw_row(line, row, grey, maps, spread, at, shown, first, top): # first: of
         ax.set_title(f'{what}, −{e:.0f} to {e:.0f} HU', fontsize=9)
     return drawn
 
-# %% ../nbs/65_slice_report.ipynb #d997a1ca
+# %% ../nbs/65_slice_report.ipynb #821297ec
 def summary(
     thick:Volume, # HU, what was measured
     thin:Volume, # HU, of `interpolate`
@@ -155,6 +158,7 @@ def describe(
             f'Averaged back over {found["thickness_mm"]:g} mm ({found["thickness_from"]}) they differ from the input '
             f'by at most {back["largest"]:.2g} HU, on average by {back["mean"]:.2g} HU.')
 
+# %% ../nbs/65_slice_report.ipynb #e5c18219
 def _method(found):
     how = f'{"" if found["consistency"] else "not "}made consistent with the thick slices'
     why = f' {found["choice"][:1].upper()}{found["choice"][1:]}.' if found.get('choice') else ''
@@ -177,6 +181,7 @@ def measured_thickness(
 
 words = describe # until 0.3
 
+# %% ../nbs/65_slice_report.ipynb #e439da25
 def sections(
     thick:Volume, thin:Volume, # HU
     truth:Volume=None, # HU
@@ -201,7 +206,7 @@ def sections(
     if scores: out.append(Scores('Against the thin truth', scores, note=note))
     return out + [Settings('In numbers', found), Settings('Provenance', provenance())]
 
-# %% ../nbs/65_slice_report.ipynb #8a37c011
+# %% ../nbs/65_slice_report.ipynb #bba2ebca
 def save_slices(
     folder, # Path; made, refused where it exists, unless `overwrite`
     thick:Volume, # HU, what was measured
@@ -231,6 +236,7 @@ def save_slices(
         write_json(f/'metrics.json', numbers)
     return numbers
 
+# %% ../nbs/65_slice_report.ipynb #b15a6931
 def mark_unmeasured(
     folder, # Path of a series that `write_dicom` wrote
     n:int, # its slices

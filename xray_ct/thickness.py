@@ -38,7 +38,7 @@ def width_of(
         else: high = middle
     return middle
 
-# %% ../nbs/25_thickness.ipynb #dc9bd055
+# %% ../nbs/25_thickness.ipynb #4b6eac15
 def _steps_at(a, i, jumps, least, flat): # a: (D, H, W); the first jump is from slice i to i + 1
     "Columns that step from slice `i` to slice `i + jumps`: row, column, depth (slices), Q."
     before, after = a[i - 1] + a[i], a[i + jumps] + a[i + jumps + 1]
@@ -75,6 +75,7 @@ def sharpest(
     column = 1000*np.clip((np.arange(24)[:, None] - depth)/max(width, 1e-6) + .5, 0, 1)
     return float(max(find_steps(Volume(column[:, None].astype(np.float32), spacing=1.), flat)[3], default=0.))
 
+# %% ../nbs/25_thickness.ipynb #60e9115a
 def level_steps(
     steps, # of `find_steps`
     shape, # of the volume
@@ -108,7 +109,7 @@ def _slope(maps, r, c, e, dy, dx, reach): # slices a pixel; infinite where a nei
     slope = abs(ends[0] - ends[1])/(2*reach)
     return np.where(np.isnan(slope), np.inf, slope)
 
-# %% ../nbs/25_thickness.ipynb #592a8814
+# %% ../nbs/25_thickness.ipynb #49897b7f
 @dataclass(frozen=True)
 class SliceWidth:
     "How wide the slice profile is, as the surfaces of the series show it; widths in mm."
@@ -124,7 +125,9 @@ class SliceWidth:
 
     @property
     def known(self): return math.isfinite(self.box)
-    def to_dict(self): return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(self).items()}
+    def to_dict(self):
+        finite = lambda v: not isinstance(v, float) or math.isfinite(v)
+        return {k: v if finite(v) else None for k, v in asdict(self).items()}
     def __str__(self):
         seen = f'{self.steps:,} steps at {self.borders} of the borders between slices'
         if self.known: return f'a box of {self.box:.1f} mm or a bell of {self.gaussian:.1f} mm full width ({seen})'
@@ -132,6 +135,7 @@ class SliceWidth:
         most = 'any' if self.high == math.inf else f'at most {self.high:.1f} mm'
         return f'{most} ({seen}, too few for a value)'
 
+# %% ../nbs/25_thickness.ipynb #40257b09
 def measure_width(
     vol:Volume, # HU, slices along the first axis
     slices=64, # look at so many in the middle, at most
@@ -146,7 +150,8 @@ def measure_width(
         if len(Q) < 6: continue
         error = max(float(Q.std()/len(Q)**.5), .01)
         low, high = (width_of(Q.mean() + sign*2*error)*s for sign in (1, -1))
-        return SliceWidth(s, len(Q), int(steps_at.sum()), float(Q.mean()), error, width_of(Q.mean())*s, width_of(Q.mean(), 'gaussian')*s, low, high)
+        box, gaussian = (width_of(Q.mean(), p)*s for p in ('slab', 'gaussian'))
+        return SliceWidth(s, len(Q), int(steps_at.sum()), float(Q.mean()), error, box, gaussian, low, high)
     Q, steps_at = _borders(level_steps(find_steps(part, flat=.3), part.shape, 1)) # rougher plateaus
     if not len(Q): return SliceWidth(s)
     possible = [w for w in np.arange(.1, 6, .1) if sharpest(w) + .08 > Q.max()]
@@ -170,7 +175,7 @@ def agrees(
     low = .8*thickness - .25*gap - (.1*s if thickness < 1.25*s else 0.)
     return bool(low <= width.high and width.low <= max(1.7*thickness, thickness + .3*s))
 
-# %% ../nbs/25_thickness.ipynb #d628ec71
+# %% ../nbs/25_thickness.ipynb #1c0afadf
 @dataclass(frozen=True)
 class Thickness:
     "The slab thickness to use, where it is from, and what speaks against it."
@@ -183,7 +188,8 @@ class Thickness:
     warnings: tuple = () # sentences
 
     @property
-    def reach(self): return self.mm if self.confirmed and self.mm > 1.25*self.width.spacing else None # mm; beyond the end slices too
+    def reach(self): # mm, or None: the end slabs are known to reach further than half a spacing
+        return self.mm if self.confirmed and self.mm > 1.25*self.width.spacing else None
 
 def stated_thickness(
     vol:Volume, # a thick series
@@ -193,6 +199,7 @@ def stated_thickness(
     fits = isinstance(said, (int, float)) and not isinstance(said, bool) and 0 < said < math.inf
     return (float(said) if fits else None), said
 
+# %% ../nbs/25_thickness.ipynb #2b81f581
 def check_thickness(
     vol:Volume, # a thick series, HU
     thickness=None, # mm, where you know better than the file
@@ -207,7 +214,8 @@ def check_thickness(
     if tag is not None: return _tagged(tag, width, measure)
     missing = 'is missing' if said is None or said == '' else f'is {said}'
     assumed = f'slabs side by side, {width.spacing:g} mm thick: SliceThickness {missing}'
-    return _side_by_side(width, None, 'the spacing of the slices; the file does not say their thickness', (assumed,), ())
+    source = 'the spacing of the slices; the file does not say their thickness'
+    return _side_by_side(width, None, source, (assumed,), ())
 
 def _given(mm, tag, width):
     fits = agrees(width, mm)
@@ -216,6 +224,7 @@ def _given(mm, tag, width):
         f'it was used as asked. {_suggestion(width)}',)
     return Thickness(mm, 'given', width, tag, bool(fits), (), warnings)
 
+# %% ../nbs/25_thickness.ipynb #13d9c88f
 def _tagged(tag, width, measure):
     s, fits = width.spacing, agrees(width, tag)
     source = 'SliceThickness of the series'
@@ -224,8 +233,8 @@ def _tagged(tag, width, measure):
         warning = f'SliceThickness says {tag:g} mm, but the surfaces of the series show {width}; the tag was not used'
         return _side_by_side(width, tag, 'the spacing of the slices; the tag is refuted', (), (warning,))
     if measure and fits is None and tag > 1.25*s:
-        warning = (f'SliceThickness says {tag:g} mm over slices {s:g} mm apart, and no surface of the series confirms such '
-                   f'an overlap; the tag was not used. If it is right, give --thickness {tag:g}')
+        warning = (f'SliceThickness says {tag:g} mm over slices {s:g} mm apart, and no surface of the series confirms '
+                   f'such an overlap; the tag was not used. If it is right, give --thickness {tag:g}')
         return _side_by_side(width, tag, 'the spacing of the slices; the tag is not confirmed', (), (warning,))
     assumed = () if fits or not measure or tag >= s else (
         f'slabs of {tag:g} mm with gaps between them, as SliceThickness says; no surface of the series confirms it',)
@@ -234,7 +243,8 @@ def _tagged(tag, width, measure):
 def _side_by_side(width, tag, source, assumed, warnings):
     s = width.spacing
     if agrees(width, s) is False:
-        more = f'slabs side by side ({s:g} mm) are used, but the surfaces of the series show {width}. {_suggestion(width)}'
+        more = (f'slabs side by side ({s:g} mm) are used, but the surfaces of the series show {width}. '
+                f'{_suggestion(width)}')
         warnings = (*warnings, more)
     return Thickness(s, source, width, tag, False, assumed, warnings)
 

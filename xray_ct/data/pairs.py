@@ -34,8 +34,8 @@ class PairConfig:
     def __post_init__(self):
         object.__setattr__(self, 'ratios', tuple(float(r) for r in np.atleast_1d(self.ratios)))
         if not self.ratios or not all(1 < r <= self.slices/2 for r in self.ratios):
-            raise InputError(f'ratios={self.ratios}: a slab is thicker than one thin slice, and two of them must fit into '
-                             f'slices={self.slices}')
+            raise InputError(f'ratios={self.ratios}: a slab is thicker than one thin slice, and two of them must fit '
+                             f'into slices={self.slices}')
         if min(self.slices, self.crop) < 4:
             raise InputError(f'slices={self.slices}, crop={self.crop}: at least 4 of each')
         if self.max_patients < 0 or self.max_patients in (1, 2):
@@ -68,12 +68,13 @@ def _write_series(case, file):
     hu = torch.from_numpy(np.clip(np.rint(vol.array), -32768, 32767).astype(np.int16))
     with staged(file) as f: save_file(dict(hu=hu), f, metadata={'case': json.dumps(meta)})
 
-# %% ../../nbs/17_pairs.ipynb #f215879d
+# %% ../../nbs/17_pairs.ipynb #3515d599
 def slab_positions(n, ratio): # thin slices; thickness in thin slices → (n,), (m,) in thin spacings
     "n thin slices, and as many whole slabs as fit, in their middle."
     m = int(n/ratio + 1e-6)
     return torch.arange(n).double(), (torch.arange(m).double() + .5 - m/2)*ratio + (n - 1)/2
 
+# %% ../../nbs/17_pairs.ipynb #6a8b7907
 class PairDataset:
     """Items `(thick (1, m, h, w), operators (4, n, m), places (n, 3), thin (1, n, h, w))`, in 1000 HU.
     `slab_operators` and `slice_places` say what the middle two are."""
@@ -129,7 +130,8 @@ def collate_pairs(
         return out
     sizes = {t.shape[2:] for t in thin}
     if len(sizes) > 1:
-        raise InputError(f'a batch needs items of one size in plane, not {sorted(map(tuple, sizes))}; choose a smaller crop')
+        raise InputError(f'a batch needs items of one size in plane, not {sorted(map(tuple, sizes))}; '
+                         'choose a smaller crop')
     h, w = sizes.pop()
     thick = [pad(x, (1, m, h, w), -1.) for x in thick]
     ops = [pad(x, (4, n, m), 0.) for x in ops]
@@ -187,7 +189,8 @@ def matched(
     z, s, fine = depth_positions(thick, thin), depth_positions(thin), thin.spacing[0]
     low, high = s.min() - fine/2 - .01, s.max() + fine/2 + .01
     keep = np.flatnonzero((z - T/2 >= low) & (z + T/2 <= high))
-    if len(keep) < 2: raise InputError('fewer than two thick slices lie within the thin series; are they of the same scan?')
+    if len(keep) < 2:
+        raise InputError('fewer than two thick slices lie within the thin series; are they of the same scan?')
     def part(v, index):
         A = v.affine.copy(); A[:3, 3] += A[:3, 0]*int(index[0])
         return Volume(v.array[index[0]:index[-1] + 1], affine=A, meta=v.meta)
