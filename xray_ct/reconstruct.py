@@ -70,6 +70,7 @@ def distances(
     notes.append(f'sid = {sdd - behind:g} mm assumed: no DistanceSourceToPatient')
     return sdd, sdd - behind
 
+# %% ../nbs/70_reconstruct.ipynb #452ff08e
 def _by_tags(pictures, own):
     "The geometry that the tags tell, the pixel of each picture on its detector (None where unknown), what was assumed."
     notes, found = [], []
@@ -92,6 +93,7 @@ def _by_tags(pictures, own):
     pixels = [_pixel_on(g, p, d, known, notes) for p, d in zip(pictures, found)]
     return g, pixels, notes
 
+# %% ../nbs/70_reconstruct.ipynb #e223f34f
 def _pixel_on(g, p, found, known, notes):
     "The pixel of a picture in mm on the detector of `g`, enlarged through the plane of the isocentre."
     if not p.pixel: return None
@@ -111,6 +113,7 @@ def _pixel_on(g, p, found, known, notes):
 
 def _name(p): return Path(p.path).name or (view_name(p.view) if p.view is not None else 'picture')
 
+# %% ../nbs/70_reconstruct.ipynb #4efce678
 def place(
     pictures:list, # of `Xray`
     own:Geometry, # the model's
@@ -131,6 +134,7 @@ def place(
         notes.append(f'{_name(p)}: no pixel size; its longer side is taken to just cover the field')
     return g, pixels, assumed + notes
 
+# %% ../nbs/70_reconstruct.ipynb #486d5e61
 def _belongs(g, file, pictures):
     "The geometry of a file, unless the pictures say that it is another acquisition's."
     for p in pictures:
@@ -263,6 +267,7 @@ def _pictures(xrays, geometry):
         if np.ptp(p.lines) == 0: raise InputError(f'{p.path or p.view}: every pixel is the same; it is no radiograph')
     return out
 
+# %% ../nbs/70_reconstruct.ipynb #26ced544
 def _on_model_detector(pictures, pixels, g, model, assumed):
     "All pictures on the detector of `g` (V, h, w), and where they cover it; pixels outside a picture cover nothing."
     lines, air = zip(*(_calibrate(p, model, assumed) for p in pictures))
@@ -276,6 +281,7 @@ def _on_model_detector(pictures, pixels, g, model, assumed):
         covered = torch.cat([covered[:k], covered[k:k + 1] & (hidden < 1e-3), covered[k + 1:]])
     return x + torch.tensor(air, dtype=x.dtype)[:, None, None] if any(air) else x, covered
 
+# %% ../nbs/70_reconstruct.ipynb #84d27fb3
 @torch.no_grad()
 def reconstruct(
     xrays, # paths of radiographs, `Xray`s, or a tensor (V, h, w) of line integrals

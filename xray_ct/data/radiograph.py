@@ -169,7 +169,7 @@ def write_xrays(
         write_json(f/'geometry.json', about)
     return Path(folder)
 
-# %% ../../nbs/13_radiograph.ipynb #c4b60df5
+# %% ../../nbs/13_radiograph.ipynb #e987970d
 OPPOSITE = dict(zip('LRAPHF', 'RLPAFH'))
 ANGLE = 5.  # degrees from a known view that are let pass: 9 mm at 100 mm from the isocentre, less than a breath
 _positions = {'AP': 'ap', 'PA': 'pa', 'LL': 'lat', 'LLAT': 'lat', 'RL': 'rlat', 'RLAT': 'rlat'}
@@ -191,6 +191,7 @@ def _coded_view(ds):
         view = _codes.get(str(code.get('CodeValue', ''))) or next((v for w, v in _words.items() if w in words), None)
         if view: return view
 
+# %% ../../nbs/13_radiograph.ipynb #cedd0b70
 def _angle_view(ds, assumed):
     "The view at which a C-arm stood, or None."
     angle = tag_number(ds, 'PositionerPrimaryAngle')
@@ -220,6 +221,7 @@ def _check_angles(ds, view, named, assumed):
     if _is_carm(ds): raise InputError(f'{text}. Correct the one that is wrong')
     assumed.append(f'{text}: ViewPosition is believed')
 
+# %% ../../nbs/13_radiograph.ipynb #d852aaa4
 def named_view(ds, assumed): # pydicom dataset; a list that gets a sentence for everything guessed
     "The view of a radiograph by its tags, or None; and whether its side was guessed."
     position = str(ds.get('ViewPosition') or '').strip().upper()
@@ -268,7 +270,7 @@ def hang(
     if OPPOSITE[right[0]] in want: a = a[:, ::-1]
     return np.ascontiguousarray(a), swap
 
-# %% ../../nbs/13_radiograph.ipynb #1be869d6
+# %% ../../nbs/13_radiograph.ipynb #d289fb7d
 def _shape_inside(ds, kind, shape):
     "(h, w) bool: inside ShutterShape or CollimatorShape (PS3.3, C.7.6.11, C.8.7.3); None where the file has none."
     names = {str(s).upper() for s in np.atleast_1d(ds.get(f'{kind}Shape') or [])}
@@ -291,6 +293,7 @@ def _shape_inside(ds, kind, shape):
         inside &= np.asarray(drawn)
     return None if inside.all() else inside
 
+# %% ../../nbs/13_radiograph.ipynb #bd961d3a
 def picture_area(
     ds, # pydicom dataset
     shape:tuple, # (h, w)
@@ -343,7 +346,7 @@ def relative_log(
                    'its line integrals are unknown')
     return np.where(inside, ((x - low)/(high - low)).clip(0, 1), 0).astype(np.float32)
 
-# %% ../../nbs/13_radiograph.ipynb #4aa5b1a9
+# %% ../../nbs/13_radiograph.ipynb #3758970a
 KINDS = ('CR', 'DX', 'DR', 'RG', 'PX', 'RF', 'XA', 'OT', '')
 LENGTHS = {'ImagerPixelSpacing': 2, 'PixelSpacing': 2, 'NominalScannedPixelSpacing': 2, 'DistanceSourceToDetector': 1,
            'DistanceSourceToPatient': 1, 'DistanceSourceToIsocenter': 1,
@@ -374,6 +377,7 @@ def check_radiograph(path, ds): # pydicom dataset
     if min(ds.Rows, ds.Columns) < 8:
         raise InputError(f'{path}: has only {ds.Rows}×{ds.Columns} pixels; give the original CR or DX image')
 
+# %% ../../nbs/13_radiograph.ipynb #9576b992
 def check_lengths(ds, assumed): # pydicom dataset, from which unknown ones are removed; list that gets a sentence
     "Optional distances and pixel sizes: 0 and −1 mean unknown; what is no length is refused."
     for key, n in LENGTHS.items():
@@ -395,7 +399,7 @@ def check_lengths(ds, assumed): # pydicom dataset, from which unknown ones are r
                        f'DistanceSourceToDetector ({sdd:g} mm): taken as unknown')
         del ds.DistanceSourceToPatient
 
-# %% ../../nbs/13_radiograph.ipynb #b0278a06
+# %% ../../nbs/13_radiograph.ipynb #2d97231c
 def _pixel(tags, assumed): # plain tags, list that gets a sentence
     "Pixel size (rows, columns) in mm and the plane where it's measured: 'detector' or 'patient'."
     imager = tags.get('ImagerPixelSpacing') or tags.get('NominalScannedPixelSpacing')
@@ -415,6 +419,7 @@ def _pixel(tags, assumed): # plain tags, list that gets a sentence
     if spacing: assumed.append('PixelSpacing is taken for the pixel at the detector')
     return spacing, 'detector'
 
+# %% ../../nbs/13_radiograph.ipynb #ea8a09be
 def _grey(ds, stored, inside, assumed):
     "(h, w) float32 of stored values: line integrals, or relative attenuation; and which of the two."
     x, falls = modality_values(ds, stored)
@@ -438,6 +443,7 @@ def _plain_tags(ds, swap):
         if n == 2 and ds.get(k): tags[k] = [float(v) for v in ds[k].value][::-1 if swap else 1]
     return tags
 
+# %% ../../nbs/13_radiograph.ipynb #2dce52e1
 def _read_dicom(path, data, view=None):
     ds, assumed, guessed = read_dataset(io.BytesIO(data)), [], False
     check_radiograph(path, ds)

@@ -71,7 +71,7 @@ def check_deflated(f): # open binary file, left at its start
         raise InputError(f'would unfold to more than {UNPACKED >> 20} MB; it is damaged or made to fill the memory. '
                          'Take it out')
 
-# %% ../../nbs/10_tags.ipynb #96d73fef
+# %% ../../nbs/10_tags.ipynb #fd0a97de
 _streams = {b'\xff\x4f\xff\x51': '1.2.840.10008.1.2.4.90', b'\xff\xd8\xff\xf7': '1.2.840.10008.1.2.4.80'}
 _frames_of_jpeg = {0xc0: '1.2.840.10008.1.2.4.50', 0xc1: '1.2.840.10008.1.2.4.51',
                    0xc3: '1.2.840.10008.1.2.4.57', 0xf7: '1.2.840.10008.1.2.4.80'}
@@ -93,6 +93,7 @@ def _syntax_of(stream):
     segments, first = (int.from_bytes(stream[i:i + 4], 'little') for i in (0, 4))
     if len(stream) > 64 and 1 <= segments <= 15 and first == 64: return '1.2.840.10008.1.2.5'  # RLE
 
+# %% ../../nbs/10_tags.ipynb #dafaa21f
 def read_dataset(
     f, # open binary file, at its start
     tags=None, # only these (any that pydicom takes); default all
@@ -117,7 +118,7 @@ def read_dataset(
     ds.file_meta.TransferSyntaxUID = UID(str(syntax))
     return ds
 
-# %% ../../nbs/10_tags.ipynb #d1027b72
+# %% ../../nbs/10_tags.ipynb #0c479d87
 @dataclass(frozen=True)
 class Cells:
     "How the pixels of a file lie in their cells (PS3.5, 8.1.1) and which of them are no picture (PS3.3, C.7.5.1.1.2)."
@@ -176,6 +177,7 @@ def _padding(ds, allocated, stored, signed):
     ends = [_own_sign(v, allocated, stored, signed) for v in (value, limit) if v not in (None, '', b'')]
     return min(ends), max(ends)
 
+# %% ../../nbs/10_tags.ipynb #9fcb0f6c
 def _own_sign(value, allocated, stored, signed):
     if isinstance(value, bytes): value = int.from_bytes(value[:2], 'little')  # unknown to pydicom
     try: bits = int(value) & ((1 << allocated) - 1)
@@ -219,7 +221,7 @@ def check_frame(ds): # pydicom dataset
     for frame in generate_frames(ds.PixelData, number_of_frames=int(ds.get('NumberOfFrames') or 1)):
         if not frame.rstrip(b'\0\xff').endswith(b'\xff\xd9'): raise ValueError('no end of image')
 
-# %% ../../nbs/10_tags.ipynb #c016950b
+# %% ../../nbs/10_tags.ipynb #8fb69fc7
 def _by_gdcm(ds, cells):
     "Decode with SimpleITK's GDCM from a copy without anything that it could apply."
     import SimpleITK as sitk
@@ -245,6 +247,7 @@ def _by_gdcm(ds, cells):
     a = sitk.GetArrayFromImage(image)
     return a if frames > 1 else a[0] if a.ndim == 3 else a
 
+# %% ../../nbs/10_tags.ipynb #5a15e3c1
 def _jpeg_precision(ds):
     "Bits of a sample, as the code stream of a JPEG or JPEG-LS says it."
     from pydicom.encaps import generate_frames
@@ -261,6 +264,7 @@ def _decode(ds, cells):
         if not syntax.is_compressed or syntax.is_deflated: raise
     return _by_gdcm(ds, cells)
 
+# %% ../../nbs/10_tags.ipynb #dd7ddf5d
 def stored_values(
     ds, # pydicom dataset with its pixels, as `read_dataset` gives it
     name, # of the file, for the messages
@@ -295,7 +299,7 @@ def _compressed_cells(ds, cells, name):
                      'which do not say where their values lie. '
                      'Decompress it first (dcmdjpeg, or gdcmconv --raw)')
 
-# %% ../../nbs/10_tags.ipynb #f809f127
+# %% ../../nbs/10_tags.ipynb #f358c6ed
 def shows_air_high(
     stored, # (h, w) any numbers
     inside=None, # (h, w) bool: the picture; default all
@@ -317,6 +321,7 @@ def shows_air_high(
     air = {up: share(edge, end) > .15 and share(edge, end) > 2*share(middle, end) for up, end in ends.items()}
     return None if air[True] == air[False] else air[True]
 
+# %% ../../nbs/10_tags.ipynb #030ae56d
 def _falls(transform, a):
     "Does a transform of integers turn their order? `InputError` where it does neither."
     steps = np.diff(transform(np.unique(a)).astype(float))
@@ -342,7 +347,7 @@ def voi_falls(ds, x):
     whole = np.rint(x).astype(np.int64)
     return _falls(lambda v: apply_voi(v, ds, index=0), whole)
 
-# %% ../../nbs/10_tags.ipynb #7d5cd06d
+# %% ../../nbs/10_tags.ipynb #569d041f
 def _tag_votes(ds, falls, display_falls):
     "What each tag says about 'a higher stored value means more X-rays'."
     votes, sign = {}, tag_number(ds, 'PixelIntensityRelationshipSign')
@@ -362,6 +367,7 @@ def _tag_votes(ds, falls, display_falls):
     if shape in ('INVERSE', 'IDENTITY'): votes[f'PresentationLUTShape {shape}'] = (shape == 'INVERSE') != turned
     return votes
 
+# %% ../../nbs/10_tags.ipynb #5e5cd0a2
 def polarity(
     ds, # pydicom dataset
     stored, # (h, w) stored values
