@@ -19,7 +19,7 @@ PRECISIONS = 'auto', 'float32', 'bf16'
 
 def check_precision(
     asked:str, # 'auto', 'float32' or 'bf16'
-    device:torch.device, # where the run is trained
+    device:torch.device=torch.device('cpu'), # where the run is trained
 )->None:
     "Refuse a precision that is not known, or that the device does not have."
     if asked not in PRECISIONS:
@@ -67,6 +67,7 @@ def choose_precision(
     device:torch.device,
     repeats:int=3, # timed steps of each, after one that is not timed
     worth:float=1.15, # bfloat16 must be so many times as fast
+    short:float=.25, # s; a shorter step stays in float32: nothing is gained, and the clock would decide by chance
     patience:float=60., # s; where one takes a quarter of that, it is timed once
 )->dict: # precision: 'float32' or 'bf16'; why; seconds: of a step, where they were taken
     "The precision of a run, and why."
@@ -81,6 +82,8 @@ def choose_precision(
             spent += s
             if turn or s > patience/4: taken[precision].append(s)
         if spent > patience and all(taken.values()): break
+    if max(map(min, taken.values())) < short:
+        return dict(precision='float32', why=f'a step takes less than {short:g} s on this CPU')
     seconds = {k: round(statistics.median(v), 5) for k, v in taken.items()}
     ratio = seconds['float32']/max(seconds['bf16'], 1e-9)
     return dict(precision='bf16' if ratio >= worth else 'float32', seconds=seconds,

@@ -9,6 +9,7 @@ __all__ = ['only_some', 'RunConfig', 'preset_of', 'with_settings']
 import json
 from dataclasses import dataclass, field, fields, replace
 from .files import InputError
+from .precision import check_precision
 from .models.saved import model_class, models
 
 # %% ../nbs/52_config.ipynb #461c09d7
@@ -40,6 +41,7 @@ class RunConfig:
     projection: float = 0.
     num_workers: int = 0 # processes that prepare batches
     figures: bool = True # draw the page of 15 panels after each epoch
+    precision: str = 'auto' # 'float32' or 'bf16'; 'auto': the faster one of the machine, timed where the run begins
     track: str = '' # 'tensorboard' or 'wandb': follow the run there as well
     keep: int = 1 # earlier states that stay beside the newest
     cohort: object = None # config of the cohort that the model is trained on, or its fields; default: that of its kind
@@ -65,6 +67,7 @@ def _check_numbers(c):
     for k in ('warmup', 'ema'):
         if not 0 <= getattr(c, k) < 1:
             raise InputError(f'{k}={getattr(c, k)}: must be from 0 up to, but not including, 1')
+    check_precision(c.precision)
     if c.track not in ('', 'tensorboard', 'wandb'):
         raise InputError(f"track={c.track!r} is unknown; choose from tensorboard, wandb, or leave it empty")
     if not 0 < c.lr < float('inf'): raise InputError(f'lr={c.lr}: the learning rate must be above 0')
