@@ -277,6 +277,7 @@ def place_of(
     A[:3, 3] = img.GetOrigin()
     return A
 
+# %% ../nbs/02_formats.ipynb #d1544826
 def _check_itk(path, r):
     "Refuse what is no volume of numbers on a grid."
     size = r.GetSize()
@@ -290,6 +291,7 @@ def _check_itk(path, r):
         raise InputError(f'{path}: has a spacing of {r.GetSpacing()} mm or axes that are not numbers; correct its '
                          'header or export it again')
 
+# %% ../nbs/02_formats.ipynb #d163ab89
 def _read_itk(path):
     "NRRD and MHA: voxels, place, what was assumed."
     import SimpleITK as sitk
@@ -312,6 +314,7 @@ def _read_itk(path):
     if (slope, offset) != (1, 0): array = array.astype(np.float32)*np.float32(slope) + np.float32(offset)
     return array, affine, notes
 
+# %% ../nbs/02_formats.ipynb #3f66f229
 def read_voxels(
     path:Path, # checked to be a file, with an ending in FORMATS
 ): # (d, h, w) numbers as stored; (4, 4) index → LPS mm; list of sentences on what the file did not say

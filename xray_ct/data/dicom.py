@@ -411,6 +411,7 @@ def _asked_for(path, series, *ways): # ways: dicts of series, the first in which
     raise InputError(f'{path}: series={series} fits {len(found)} of its CT series; there '
                      f'are\n{_listing(ways[0] or ways[-1])}')
 
+# %% ../../nbs/11_dicom.ipynb #537fac0b
 def choose(
     path, # for the messages
     slices:list, # every `Slice` under it
@@ -438,6 +439,7 @@ def choose(
         raise InputError(f'{path}: holds only a localizer (scout view), no CT slices; give the axial series')
     return max(found.values(), key=len)  # if none can be stacked, it will be said why
 
+# %% ../../nbs/11_dicom.ipynb #60a7e8ba
 def without_copies(
     slices:list, # of one series
 )->list:
@@ -654,6 +656,7 @@ def _read_dicom(path, series):
 
 def _slices(files): return [t for n, o in files.items() if (s := parse(n, o)) for t in s.inside or (s,)]
 
+# %% ../../nbs/11_dicom.ipynb #e24096d0
 def _no_image(path, files):
     "Why there is nothing to read."
     volumes = [n for n in files if n.lower().endswith(FORMATS)]
@@ -667,6 +670,7 @@ def _no_image(path, files):
     except Exception: return f'{path}: is not a DICOM file; {hint}'
     return f'{path}: is a DICOM file without an image ({kind}); {hint}'
 
+# %% ../../nbs/11_dicom.ipynb #d5538316
 def listed_files(
     path:Path, # any file
 )->dict: # name → function that opens it; nothing unless it is a DICOMDIR
@@ -691,6 +695,7 @@ def listed_files(
         found[str(file)] = partial(open, file, 'rb')
     return found
 
+# %% ../../nbs/11_dicom.ipynb #0b7bf760
 def _read_volume(path):
     vol = Volume.load(path)
     if 1 in vol.shape: raise InputError(f'{path}: is one slice; a CT needs at least two, so give the whole series')
