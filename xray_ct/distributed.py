@@ -15,28 +15,36 @@ from .models.saved import files_used, use_file
 from .ranks import rank, world
 from .training import RunConfig, earlier_run, fit
 
-# %% ../nbs/56_distributed.ipynb #7d3c0f7c
+# %% ../nbs/56_distributed.ipynb #22d616ee
 _libc = ctypes.CDLL(None) if sys.platform == 'linux' else None  # loaded before a process forks
 
 def _end_with(parent):
-    "Ctrl-C is for the process that started this one, which passes it on; on Linux, ask the kernel to end this one when that ends."
+    """Ctrl-C is for the process that started this one, which passes it on; on Linux, ask the kernel to end this one
+    when that ends."""
     os.setpgrp()
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # so it is a background job of the terminal, and may write there under `stty tostop` too
+    # so it is a background job of the terminal, and may write there under `stty tostop` too
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     if sys.platform != 'linux': return
     _libc.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
     if os.getppid() != parent: os._exit(143)    # it was gone before we asked
 
 def _crew(command, processes, piped):
-    "The processes. What the first one prints comes through a pipe where sys.stdout is no terminal, such as in a notebook."
+    """The processes. What the first one prints comes through a pipe where sys.stdout is no terminal, such as in a
+    notebook."""
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
     cores, me = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(), os.getpid()
-    env = {'OMP_NUM_THREADS': str(max(1, cores//processes)), **os.environ, 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}
+    env = {'OMP_NUM_THREADS': str(max(1, cores//processes)), **os.environ, 'MASTER_ADDR': '127.0.0.1',
+           'MASTER_PORT': str(port)}
     def start(r):
         place = dict(RANK=r, LOCAL_RANK=r, WORLD_SIZE=processes, LOCAL_WORLD_SIZE=processes)
-        out = dict(stdout=subprocess.PIPE if piped else None, stderr=subprocess.STDOUT if piped else None) if r == 0 else dict(stdout=subprocess.DEVNULL)
-        return subprocess.Popen([str(c) for c in command], env=env | {k: str(v) for k, v in place.items()}, stdin=subprocess.DEVNULL, text=True, errors='replace', preexec_fn=lambda: _end_with(me), **out)
+        out = dict(stdout=subprocess.PIPE if piped else None,
+                   stderr=subprocess.STDOUT if piped else None) if r == 0 else dict(stdout=subprocess.DEVNULL)
+        return subprocess.Popen([str(c) for c in command], env=env | {k: str(v) for k, v in place.items()},
+                                stdin=subprocess.DEVNULL, text=True, errors='replace', preexec_fn=lambda: _end_with(me),
+                                **out)
     return [start(r) for r in range(processes)]
 
+# %% ../nbs/56_distributed.ipynb #0df83e96
 def launch(
     command:list, # the program and its arguments
     processes:int, # how often
@@ -48,7 +56,8 @@ def launch(
     echo = Thread(target=lambda: [print(line, end='', flush=True) for line in crew[0].stdout or []], daemon=True)
     echo.start()
     try:
-        while not (failed := [r for r, p in enumerate(crew) if p.poll()]) and any(p.poll() is None for p in crew): time.sleep(.05)
+        while not (failed := [r for r, p in enumerate(crew) if p.poll()]) and any(p.poll() is None for p in crew):
+            time.sleep(.05)
     finally:
         for p in crew: p.terminate()
         try:
@@ -61,7 +70,7 @@ def launch(
     code = crew[failed[0]].returncode if failed else 0
     return (128 - code if code < 0 else code), (failed[0] if failed else None)
 
-# %% ../nbs/56_distributed.ipynb #cdb52d7f
+# %% ../nbs/56_distributed.ipynb #6b9c027c
 _start = 'import sys; from xray_ct.distributed import work; work(sys.argv[1])'
 
 def work(
@@ -76,6 +85,7 @@ def work(
     except InputError as e: told.write_text(str(e)); sys.exit(2)
     except Exception: told.write_text(traceback.format_exc()); sys.exit(1)
 
+# %% ../nbs/56_distributed.ipynb #24a88bca
 def fit_by(
     processes:int, # that share each batch, on this machine
     config:RunConfig,
@@ -84,15 +94,21 @@ def fit_by(
     cache=None, # default: `cache` in the run's folder
 )->dict: # what `run.json` says of the finished run
     "`training.fit` in several processes."
-    if processes > 1 and world() > 1: raise InputError(f'processes={processes}: this is one of {world()} processes already; leave it out')
-    if config.batch_size < processes: raise InputError(f'a batch of {config.batch_size} cannot be shared by {processes} processes; use at most {config.batch_size}, or a larger batch_size')
+    if processes > 1 and world() > 1:
+        raise InputError(f'processes={processes}: this is one of {world()} processes already; leave it out')
+    if config.batch_size < processes:
+        raise InputError(f'a batch of {config.batch_size} cannot be shared by {processes} processes; use at most '
+                         f'{config.batch_size}, or a larger batch_size')
     if processes == 1 or earlier_run(Path(run), config).get('finished'): return fit(config, root, run, cache)
     with tempfile.TemporaryDirectory(prefix='xray_ct_') as d:
         job = Path(d)/'job.json'
-        spec = dict(files=list(files_used), config=json.loads(json.dumps(asdict(config))), root=str(root), run=str(run), cache=cache and str(cache))
+        spec = dict(files=list(files_used), config=json.loads(json.dumps(asdict(config))), root=str(root), run=str(run),
+                    cache=cache and str(cache))
         write_json(job, spec)
         code, r = launch([sys.executable, '-c', _start, job], processes)
         told = Path(f'{job}.{r}')
         if code == 2 and told.exists(): raise InputError(told.read_text())
-        if code: raise RuntimeError(f'process {r} of {processes} ended with exit code {code}; the same call again goes on from the last state' + (f'\n{told.read_text()}' if told.exists() else ''))
+        if code:
+            raise RuntimeError(f'process {r} of {processes} ended with exit code {code}; the same call again goes on '
+                               'from the last state' + (f'\n{told.read_text()}' if told.exists() else ''))
     return read_json(Path(run)/'run.json')
