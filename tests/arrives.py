@@ -177,7 +177,8 @@ def command_tables(top):
         'consistency': ('--no-consistency', f'{made}.consistency', False),
         'thickness': ('--thickness 30', f'{made}.thickness', 30.),
         'weights': [(f'--weights {run}', 'load_net.folder', run), (f'--weights {run}', f'{made}.net', 'net')],
-        'vae': (f'--weights {run} --vae {cts}', 'load_net.vae', cts), 'thin': (f'--thin {ct}', 'save_slices.truth', vol),
+        'vae': (f'--weights {run} --vae {cts}', 'load_net.vae', cts),
+        'thin': (f'--thin {ct}', 'save_slices.truth', vol),
         'samples': (f'--weights {run} --samples 3', f'{made}.samples', 3),
         'adapt': (f'--weights {run} --adapt 2', f'{made}.adapt', 2.), 'model': own_file,
         'series': ('--series X', 'read_ct.series', 'X'),
@@ -421,7 +422,8 @@ def test_geometry():
     from xray_ct.projector import Geometry, Projector, render
     vol = thorax(1, size=16, spacing=12.)
     def seen(**kw):
-        plain = dict(vol_shape=(6, 7, 8), spacing=(9., 10., 11.), det_shape=(12, 13), pixel=(8., 9.), sdd=700., sid=500.)
+        plain = dict(vol_shape=(6, 7, 8), spacing=(9., 10., 11.), det_shape=(12, 13), pixel=(8., 9.),
+                     sdd=700., sid=500.)
         g = Geometry(**{**plain, **kw})
         x = randn('vol', 1, 1, *g.vol_shape)
         return dict(lines=digest(Projector(g)(x)), places=digest([g.detector_coords(v) for v in g.views]),
