@@ -7,7 +7,7 @@ Commands: each option is given a value that is not its default, and the call tha
 be observed must change with it: weights, outputs, losses, operations, items of a data set, files of a training.
 An option or a field without an entry here fails, and so does one that changes nothing.
 """
-import contextlib, hashlib, importlib, inspect, io, os, sys, tempfile, time, warnings, zlib
+import contextlib, hashlib, importlib.util, inspect, io, os, sys, tempfile, time, warnings, zlib
 from collections import Counter
 from dataclasses import fields, replace
 from pathlib import Path
@@ -65,6 +65,11 @@ def dig(thing, path):
         thing = thing[name] if isinstance(thing, dict) else thing[int(name)] if name.isdigit() else getattr(thing, name)
     return thing
 
+def either(module, *names):
+    "The name that this version's module has, as a place for `Spies`."
+    loaded = importlib.import_module('xray_ct.' + module.replace('__', '.'))
+    return f'{module}__' + next(n for n in names if hasattr(loaded, n))
+
 absent = object()   # what a function was given that was never called
 
 def value_of(seen, place):
@@ -87,23 +92,29 @@ def command_tables(top):
     write_json(run/'config.json', dict(kind='direct', model=direct_preset('tiny', CohortConfig().geometry()).to_dict()))
     MaisiVAE(vae_preset('small')).save(top/'vae')
     for name in ('ap.png', 'lat.png', 'thin.nii.gz', 'other.json'): (top/name).write_bytes(b'x')
+    (top/'own.py').write_bytes(b'')
     earlier = top/'earlier'
     earlier.mkdir()
     for name in ('geometry.json', 'ct.nii.gz'): (earlier/name).write_bytes(b'x')
     g = Geometry.for_field(320., 16, 16)
     read = lambda path, *a, **kw: vol
     lines = lambda *a, **kw: (torch.ones(2, 16, 16), g, {})
+    saved = importlib.util.find_spec('xray_ct.models.saved')   # a file of one's own that declares a model: since 0.2
+    own = dict(models__saved__use_file='') if saved else {}
+    own_file = f'--model {top/"own.py"}', 'use_file.spec', top/'own.py'
+    staged_out, staged_earlier = (lambda p, n=n: p.parent.name.startswith(f'.{n}') for n in ('out', 'earlier'))
+    again = f'--overwrite -o {earlier}'
     tables = {}
     tables['drr'] = (['drr', ct, '-o', out], dict(data__dicom__read_ct=read, data__drr__make_drr=lines,
                                                   data__radiograph__write_xrays=Arrived), {
-        'ct': ('', 'read_ct.path', ct), 'out': ('', 'write_xrays.folder', lambda p: p.parent.name.startswith('.out')),
+        'ct': ('', 'read_ct.path', ct), 'out': ('', 'write_xrays.folder', staged_out),
         'size': ('--size 96', 'make_drr.size', 96), 'views': ('--views lao45', 'make_drr.views', ('lao45',)),
         'mode': ('--mode parallel', 'make_drr.mode', 'parallel'), 'sdd': ('--sdd 1900', 'make_drr.sdd', 1900.),
         'sid': ('--sid 1400', 'make_drr.sid', 1400.), 'pixel': ('--pixel 3', 'make_drr.pixel', 3.),
         'field': ('--field 300', 'make_drr.field', 300.), 'noise': ('--noise 1e5', 'make_drr.noise', 1e5),
         'kev': ('--kev 80', 'make_drr.kev', 80.), 'seed': ('--seed 7', 'make_drr.seed', 7),
         'series': ('--series X', 'read_ct.series', 'X'),
-        'overwrite': (f'--overwrite -o {earlier}', 'write_xrays.folder', lambda p: p.parent.name.startswith('.earlier'))})
+        'overwrite': (again, 'write_xrays.folder', staged_earlier)})
     fit = dict(distributed__fit_by=Arrived)
     common = {
         'cts': ('', 'fit_by.root', cts), 'out': ('', 'fit_by.run', out), 'seed': ('--seed 7', 'fit_by.config.seed', 7),
@@ -133,38 +144,45 @@ def command_tables(top):
         'shard': ('--shard 2/3', 'prepare_cases.cases', ['b', 'e']),
         'processes': ('--processes 3', 'prepare_cases.processes', 3)})
     step = lambda *a, **kw: dict(model=None, inputs=dict(xrays=(1,), target=(1,)), loss=None, copies=1)
-    tables['vet'] = (['vet', 'direct:tiny'], dict(training__rehearsal=step, memory__vet=Arrived), {
-        'what': ('', 'rehearsal.config.model', 'direct'), 'size': ('--size 32', 'rehearsal.config.cohort.size', 32),
-        'spacing': ('--spacing 4', 'rehearsal.config.cohort.spacing', 4.),
-        'batch': ('--batch 3', 'rehearsal.config.batch_size', 3), 'gpu': ('--gpu A100', 'vet.gpu', 'A100'),
+    place = either('training', 'dry_run_step', 'rehearsal')
+    dry = place.split('__')[-1]
+    tables['vet'] = (['vet', 'direct:tiny'], {place: step, 'memory__vet': Arrived}, {
+        'what': ('', f'{dry}.config.model', 'direct'), 'size': ('--size 32', f'{dry}.config.cohort.size', 32),
+        'spacing': ('--spacing 4', f'{dry}.config.cohort.spacing', 4.),
+        'batch': ('--batch 3', f'{dry}.config.batch_size', 3), 'gpu': ('--gpu A100', 'vet.gpu', 'A100'),
         'precision': ('--precision float32', 'vet.precision', 'float32'),
         'checkpointing': ('--checkpointing', 'vet.checkpointing', True),
         'blocks': ('--blocks head', 'vet.checkpointing', ['head']), 'offload': ('--offload', 'vet.offload', True),
         'predict': [('--predict', 'vet.train', False), ('--predict', 'vet.inputs', dict(xrays=(1,)))],
-        'cases': ('--cases 9', 'rehearsal.cases', 9),
-        'previous': (f'--previous {run}', 'rehearsal.config.previous', str(run)),
-        'set_': ('--set lr=0.5', 'rehearsal.config.lr', .5)})
+        'cases': ('--cases 9', f'{dry}.cases', 9), 'model': own_file,
+        'previous': (f'--previous {run}', f'{dry}.config.previous', str(run)),
+        'set_': ('--set lr=0.5', f'{dry}.config.lr', .5)})
+    tables['vet'][1].update(own)
     tables['reconstruct'] = (['reconstruct', top/'ap.png', top/'lat.png', '-o', out, '--weights', run], dict(
-        data__dicom__read_ct=lambda path, *a, **kw: f'read {path}', reconstruct__save_of_Reconstruction=Arrived,
+        data__dicom__read_ct=lambda path, *a, **kw: f'read {path}', reconstruct__save_of_Reconstruction=Arrived, **own,
         reconstruct__reconstruct=lambda *a, **kw: object.__new__(sys.modules['xray_ct.reconstruct'].Reconstruction)), {
         'ap': ('', 'reconstruct.xrays.0', top/'ap.png'), 'lat': ('', 'reconstruct.xrays.1', top/'lat.png'),
-        'out': ('', 'save.folder', lambda p: p.parent.name.startswith('.out')), 'weights': ('', 'reconstruct.weights', run),
+        'out': ('', 'save.folder', staged_out), 'weights': ('', 'reconstruct.weights', run),
         'geometry': (f'--geometry {top/"other.json"}', 'reconstruct.geometry', top/'other.json'),
         'truth': (f'--truth {ct}', 'save.truth', f'read {ct}'),
         'consistency': ('--no-consistency', 'reconstruct.consistency', False),
-        'overwrite': (f'--overwrite -o {earlier}', 'save.folder', lambda p: p.parent.name.startswith('.earlier'))})
+        'model': own_file, 'overwrite': (again, 'save.folder', staged_earlier)})
+    place = either('interpolate', 'thin_slices', 'interpolate')
+    made = place.split('__')[-1]
     tables['interpolate'] = (['interpolate', ct, '-o', out], dict(
         data__dicom__read_ct=read, interpolate__load_net=lambda *a, **kw: 'net', interpolate__covered=None,
-        interpolate__interpolate=lambda *a, **kw: ('result', 'apart'), interpolate__save_slices=Arrived), {
-        'thick': ('', 'read_ct.path', ct), 'out': ('', 'save_slices.folder', lambda p: p.parent.name.startswith('.out')),
-        'spacing': ('--spacing 2', 'interpolate.spacing', 2.), 'method': ('--method linear', 'interpolate.method', 'linear'),
-        'consistency': ('--no-consistency', 'interpolate.consistency', False),
-        'thickness': ('--thickness 30', 'interpolate.thickness', 30.),
-        'weights': [(f'--weights {run}', 'load_net.folder', run), (f'--weights {run}', 'interpolate.net', 'net')],
-        'vae': (f'--weights {run} --vae {cts}', 'load_net.vae', cts), 'thin': (f'--thin {ct}', 'save_slices.truth', vol),
-        'samples': (f'--weights {run} --samples 3', 'interpolate.samples', 3),
+        interpolate__save_slices=Arrived, **own) | {place: lambda *a, **kw: ('result', 'apart')}, {
+        'thick': ('', 'read_ct.path', ct), 'out': ('', 'save_slices.folder', staged_out),
+        'spacing': ('--spacing 2', f'{made}.spacing', 2.), 'method': ('--method linear', f'{made}.method', 'linear'),
+        'consistency': ('--no-consistency', f'{made}.consistency', False),
+        'thickness': ('--thickness 30', f'{made}.thickness', 30.),
+        'weights': [(f'--weights {run}', 'load_net.folder', run), (f'--weights {run}', f'{made}.net', 'net')],
+        'vae': (f'--weights {run} --vae {cts}', 'load_net.vae', cts),
+        'thin': (f'--thin {ct}', 'save_slices.truth', vol),
+        'samples': (f'--weights {run} --samples 3', f'{made}.samples', 3),
+        'adapt': (f'--weights {run} --adapt 2', f'{made}.adapt', 2.), 'model': own_file,
         'series': ('--series X', 'read_ct.series', 'X'),
-        'overwrite': (f'--overwrite -o {earlier}', 'save_slices.folder', lambda p: p.parent.name.startswith('.earlier'))})
+        'overwrite': (again, 'save_slices.folder', staged_earlier)})
     tables['score'] = (['score', ct, ct], dict(data__dicom__read_ct=lambda p, *a, **kw: p,
                                                metrics__score=lambda *a, **kw: dict(x=1.)), {
         'pred': ('', 'score.pred', ct), 'truth': ('', 'score.truth', ct),
@@ -183,15 +201,17 @@ def called(args, spies):
 
 def test_commands(top):
     from typer.main import get_command
-    from xray_ct.cli import app
-    tables = command_tables(top)
+    from xray_ct import cli
+    for room in getattr(cli, 'rooms', ()): importlib.import_module(room)
+    tables, app = command_tables(top), cli.app
     for name, command in get_command(app).commands.items():
         if only not in name: continue
         if name not in tables: check(name, False, 'this command has no table'); continue
         args, spies, rows = tables[name]
         options = [p.name for p in command.params if p.name != 'help']
         for o in sorted(set(options) - set(rows)): check(f'{name} {o}', False, 'this option has no entry')
-        for o in sorted(set(rows) - set(options)): check(f'{name} {o}', False, 'an entry for an option that there is not')
+        for o in sorted(set(rows) - set(options) - {'adapt', 'model'}):
+            check(f'{name} {o}', False, 'an entry for an option that there is not')
         plain = called(args, spies)
         for o in set(options) & set(rows):
             for more, place, want in rows[o] if isinstance(rows[o], list) else [rows[o]]:
@@ -202,7 +222,8 @@ def test_commands(top):
                 check(f'{name} {o}', bool(right), f'{more or "the argument"} does not arrive: {said}')
                 usual = value_of(plain, place)
                 same = usual is got or (not isinstance(got, np.ndarray) and usual == got)
-                if more and '--overwrite' not in more: check(f'{name} {o}', not same, f'{more} is what it is anyway: {got!r}')
+                if more and '--overwrite' not in more:
+                    check(f'{name} {o}', not same, f'{more} is what it is anyway: {got!r}')
 
 def test_debug():
     "`--debug` shows the traceback."
@@ -327,8 +348,9 @@ def batch_of(kind, model):
     if kind in ('thin', 'latent'):
         from xray_ct.slab import slab_operators, slice_places
         at = torch.arange(8.).double(), torch.arange(4).double()*2 + .5
-        ops, places = (f(*at, 2.)[None].expand(2, -1, -1, *[-1]*(i == 0)) for i, f in enumerate((slab_operators, slice_places)))
-        return (.3*randn('thick', 2, 1, 4, 16, 16), ops.float(), places.float()), .3*randn('thin', 2, 1, 8, 16, 16), None
+        ops, places = slab_operators(*at, 2.).expand(2, -1, -1, -1), slice_places(*at, 2.).expand(2, -1, -1)
+        thick, thin = .3*randn('thick', 2, 1, 4, 16, 16), .3*randn('thin', 2, 1, 8, 16, 16)
+        return (thick, ops.float(), places.float()), thin, None
     g = model.geometry
     x = 3 + randn('xrays', 2, len(g.views), *g.det_shape)
     return (x, torch.tensor([0, -1])), .3*randn('target', 2, 1, *g.vol_shape), x
@@ -348,7 +370,8 @@ def seen_of_model(kind, config):
         penalty = model.take_penalty() if hasattr(model, 'take_penalty') else None
         found['loss'], found['penalty'] = digest(loss), digest(penalty)
         (loss if penalty is None else loss + penalty).backward()
-    return found | dict(operations=dict(ops.seen), learns=[n for n, p in model.named_parameters() if p.grad is not None])
+    learns = [n for n, p in model.named_parameters() if p.grad is not None]
+    return found | dict(operations=dict(ops.seen), learns=learns)
 
 def differs(a, b): return [k for k in a if a[k] != b.get(k)]
 
@@ -369,7 +392,8 @@ def test_fields(where, names, rows, seen):
             key = repr(context)
             if not known: check(where, not differs(seen(**context), seen(**context)), 'the same config twice differs')
             if key not in known: known[key] = seen(**context)
-            check(f'{where}.{n}', differs(known[key], seen(**{**context, n: value})), f'{n}={str(value)[:60]} changes nothing')
+            changed = differs(known[key], seen(**{**context, n: value}))
+            check(f'{where}.{n}', changed, f'{n}={str(value)[:60]} changes nothing')
         except Exception as e: check(f'{where}.{n}', False, f'{type(e).__name__}: {str(e)[:200]}')
 
 def test_models():
@@ -398,8 +422,9 @@ def test_geometry():
     from xray_ct.projector import Geometry, Projector, render
     vol = thorax(1, size=16, spacing=12.)
     def seen(**kw):
-        g = Geometry(**{**dict(vol_shape=(6, 7, 8), spacing=(9., 10., 11.), det_shape=(12, 13), pixel=(8., 9.), sdd=700.,
-                               sid=500.), **kw})
+        plain = dict(vol_shape=(6, 7, 8), spacing=(9., 10., 11.), det_shape=(12, 13), pixel=(8., 9.),
+                     sdd=700., sid=500.)
+        g = Geometry(**{**plain, **kw})
         x = randn('vol', 1, 1, *g.vol_shape)
         return dict(lines=digest(Projector(g)(x)), places=digest([g.detector_coords(v) for v in g.views]),
                     pictures=digest(render(vol, g)))
@@ -424,12 +449,14 @@ def test_cohorts(cts, top):
     rows = {'size': (8, {}), 'spacing': (15., {}), 'xrays': ('grid', {}), 'views': (('pa', 'lat'), {}),
             'sdd': (1900., {}), 'sid': (1400., {}), 'det': (24, {}), 'kev': (80., {}), 'max_patients': (4, {}),
             'rotate': (0., {}), 'scale': (0., {}), 'shift': (0., {}), 'flip': (True, {}), 'gain': (.2, {}),
-            'photons': (1e4, {}), 'jitter': (.02, {}), 'paired_white': (3., pictures), 'vertical_flip': (True, pictures)}
+            'photons': (1e4, {}), 'jitter': (.02, {}),
+            'paired_white': (3., pictures), 'vertical_flip': (True, pictures)}
     test_fields('CohortConfig', [f.name for f in fields(CohortConfig)], rows, seen)
     def pairs(**kw):
         cohort = PairCohort.prepare(cts, PairConfig(**{**dict(slices=8, crop=12), **kw}), top/'cache')
         moved = cohort.dataset('train', augment=True, seed=1)
-        return dict(items=digest([list(moved[i]) for i in range(min(3, len(moved)))]), patients={k: cohort.patients(k) for k in cohort.parts})
+        return dict(items=digest([list(moved[i]) for i in range(min(3, len(moved)))]),
+                    patients={k: cohort.patients(k) for k in cohort.parts})
     rows = {'ratios': ((4.,), {}), 'slices': (12, {}), 'crop': (8, {}), 'flip': (False, {}), 'max_patients': (4, {})}
     test_fields('PairConfig', [f.name for f in fields(PairConfig)], rows, pairs)
 
@@ -444,6 +471,7 @@ def write_patients(folder):
 
 def test_runs(cts, top):
     "Trainings of seconds, which must end differently."
+    from fastai.basics import Callback
     from safetensors.torch import load_file
     from xray_ct import training as T
     from xray_ct.data.cohort import CohortConfig
@@ -452,7 +480,7 @@ def test_runs(cts, top):
     count = iter(range(10**6))
     def seen(**kw):
         run = top/f'fit{next(count)}'
-        spied = dict(training__checkpoint_blocks=None, training__tracker=lambda *a: T.Callback())
+        spied = dict(training__checkpoint_blocks=None, training__tracker=lambda *a: Callback())
         with Spies(**spied) as s, Spies(data__cohort__dataloaders_of_Cohort=T.Cohort.dataloaders) as d, quiet():
             try: T.fit(T.RunConfig(**{**plain, **kw}), cts, run, top/'cache')
             except Arrived: pass
@@ -475,17 +503,20 @@ def test_runs(cts, top):
     if only and only not in 'RunConfig.previous RunConfig.autoencoder RunConfig.shard': return
     clock = T.Schedule(T.RunConfig(minutes=2.))
     clock.start = time.monotonic() - 60
-    check('RunConfig.minutes', .49 < clock.share() < .6, f'after one of two minutes the run is {clock.share():.2f} done')
+    done_share = clock.share()
+    check('RunConfig.minutes', .49 < done_share < .6, f'after one of two minutes the run is {done_share:.2f} done')
     before = top/'fit0'
     stage = T.RunConfig(model='cascade', epochs=1, cohort=plain['cohort'], previous=str(before))
     check('RunConfig.previous', T.model_config(stage).previous['kind'] == 'direct', 'is not what the stage follows')
     for name, value, parameter in (('autoencoder', str(top/'vae'), 'path'), ('autoencoder_steps', 7, 'steps')):
         found = made_vae(cts, top, **{name: value})
-        check(f'RunConfig.{name}', str(found.get(parameter)) == str(value), f'the autoencoder gets {found.get(parameter)}')
+        given = found.get(parameter)
+        check(f'RunConfig.{name}', str(given) == str(value), f'the autoencoder gets {given}')
     with Spies(training__sharded=Arrived, training__world=lambda: 2, training__shared=lambda dls: dls) as s, quiet():
         run_cohort = T.Cohort.prepare(cts, plain['cohort'], top/'cache')
         config = T.RunConfig(**{**plain, 'shard': True})
-        with contextlib.suppress(Arrived): T.learner(config, run_cohort, *learner_parts(config, run_cohort, top/'shard'))
+        parts = learner_parts(config, run_cohort, top/'shard')
+        with contextlib.suppress(Arrived): T.learner(config, run_cohort, *parts)
     check('RunConfig.shard', 'sharded' in s.seen, 'does not shard the model')
 
 def learner_parts(config, cohort, run):

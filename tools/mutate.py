@@ -234,13 +234,15 @@ def forked_group(function, log):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('--only', default='', metavar='TEXT', help='faults whose text, notebook or catcher contains it; family:NAME for a family')
+    p.add_argument('--only', default='', metavar='TEXT',
+                   help='faults whose text, notebook or catcher contains it; family:NAME for a family')
     p.add_argument('--workers', type=int, default=2)
     p.add_argument('--find', action='store_true', help='only look for the texts')
     a = p.parse_args()
     with tempfile.TemporaryDirectory(prefix='xray_ct_mutants_') as folder:
         folder = Path(folder)
-        skip = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', '*.pyc', '.git', '.venv', 'runs', '_docs', '_proc')
+        skip = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', '*.pyc', '.git', '.venv',
+                                      'runs', '_docs', '_proc')
         copy = folder/'copy'
         shutil.copytree(root, copy, ignore=lambda d, names: skip(d, names) if Path(d).name != 'nbs' else
                         [n for n in skip(d, names) if n != 'runs'], symlinks=True)
@@ -260,7 +262,8 @@ def summary(mutants, only_found):
         print(f'{len(mutants)} faults, {len(wrong)} whose text is not found once')
         return int(bool(wrong))
     lost = [m for m in mutants if m.status == 'survived']
-    for m in lost: print(f'\nsurvived: {m.notebook} [{m.family}]\n  - {m.old}\n  + {m.new}\n  {m.why or "not explained"}')
+    for m in lost:
+        print(f'\nsurvived: {m.notebook} [{m.family}]\n  - {m.old}\n  + {m.new}\n  {m.why or "not explained"}')
     caught = len(mutants) - len(wrong) - len(lost)
     share = caught/max(len(mutants), 1)
     print(f'\n{caught} of {len(mutants)} faults caught, {share:.1%}; {len(lost)} survived, {len(wrong)} errors')
