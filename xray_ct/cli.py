@@ -9,7 +9,6 @@ __all__ = ['about', 'app', 'state', 'no_memory', 'interrupted', 'no_space', 'roo
 
 # %% ../nbs/73_cli.ipynb #a6a8e7a5
 import re, sys
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
@@ -34,12 +33,12 @@ def go_on():
 def common(debug: Annotated[bool, typer.Option('--debug', help='Show the traceback of an error.')] = False):
     pass  # `main` has read it
 
-@lru_cache(1000)
 def warn(
     sentence:str, # what was assumed or may be wrong, and of which file
 ):
     "A line on the error stream, once for each sentence. The same sentence belongs into the report."
-    print(f'xray_ct: warning: {sentence}', file=sys.stderr, flush=True)
+    from xray_ct.files import say
+    say(sentence)
 
 # %% ../nbs/73_cli.ipynb #df0a97cb
 no_memory = 'not enough memory; choose a smaller --size or a larger --spacing, or crop or down-sample the CT'
@@ -320,7 +319,8 @@ def interpolate(
         if true is not None: _naming(thin, covered, result, true)
         found = save_slices(folder, vol, result, true, spread=apart)
     for sentence in found['warnings']: warn(sentence)
-    for sentence in found['assumed']: warn(f'assumed: {sentence}')
+    for sentence in found['assumed']:  # of the CT itself, its reader has said it
+        if sentence not in vol.meta.get('assumed', []): warn(f'assumed: {sentence}')
     print(f'{out}: {describe(found)}')
     if true is not None: _print_scores({'this': found['scores'], **found['baselines']})
 

@@ -90,7 +90,7 @@ def _about_slabs(T, thin_at, thick_at): # → what the result says of them
     never = dict(share=float(1 - share.mean()) if gaps else 0., slices=unmeasured) # slices: indices from the head on
     warnings = [*T.warnings, *_gap_warning(T, never, len(share))]
     return dict(thickness_mm=T.mm, thickness_from=T.source, thickness_tag_mm=T.tag, width_measured=T.width.to_dict(),
-                never_measured=never, assumed=list(T.assumed), warnings=warnings)
+                never_measured=never, assumed=[*vol.meta.get('assumed', []), *T.assumed], warnings=warnings)
 
 # %% ../nbs/71_interpolate.ipynb #4d80f2fc
 def _gap_warning(T, never, n):

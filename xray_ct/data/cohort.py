@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FRACTIONS', 'FINEST', 'FORMAT', 'TO_LPS', 'KEEP', 'hash_unit', 'split_patients', 'choose_patients', 'CohortConfig',
-           'reach', 'Case', 'cache_name', 'Unusable', 'prepare_case', 'random_affine', 'sample_field', 'project_hu',
-           'CTDataset', 'whole_grid', 'vary_picture', 'read_paired', 'find_cases', 'prepare_cases', 'prepare_parts',
-           'Cohort', 'Targets', 'cache_files']
+           'reach', 'Case', 'source_stamp', 'cache_name', 'Unusable', 'cached_meta', 'prepare_case', 'random_affine',
+           'sample_field', 'project_hu', 'CTDataset', 'whole_grid', 'vary_picture', 'read_paired', 'find_cases',
+           'prepare_cases', 'prepare_parts', 'Cohort', 'Targets', 'cache_files']
 
 # %% ../../nbs/16_cohort.ipynb #865f3db0
 import hashlib, json, math, os, re
@@ -145,14 +145,14 @@ class Case:
     file: Path = None # its cache file
     assumed: tuple = () # sentences: what its source does not say
 
-def _stamp(path):
+def source_stamp(path):
     "What changes when a source changes: names, sizes and dates of its files."
     files = sorted(p for p in path.rglob('*') if p.is_file()) if path.is_dir() else [path]
     return [(p.name, s.st_size, s.st_mtime_ns) for p in files for s in [p.stat()]]
 
 def cache_name(case, config):
     "Hash of source and settings: `<patient>-<hash>.safetensors`."
-    what = [os.path.realpath(case.path), _stamp(case.path), config.size, config.spacing, config.xrays == 'full'
+    what = [os.path.realpath(case.path), source_stamp(case.path), config.size, config.spacing, config.xrays == 'full'
             or reach(config), FINEST, FORMAT]
     digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:12]
     return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', case.patient)[:60]}-{digest}.safetensors"
@@ -176,7 +176,7 @@ def _box(vol, config):
 class Unusable(InputError):
     "A CT that can't be used: a cohort leaves it out and names it."
 
-def _whole(file):
+def cached_meta(file):
     "What a cache file says if it is there and complete, else None. What is damaged is replaced when it is made again."
     if not file.is_file(): return None
     try:
@@ -194,7 +194,7 @@ def prepare_case(
 )->Case: # with its file, and what was assumed about its source
     "Write one CT's cache file unless it is there."
     file = Path(cache)/cache_name(case, config)
-    if not (meta := _whole(file)):
+    if not (meta := cached_meta(file)):
         try:
             vol = read_ct(case.path, say=None)
             box, center = _box(vol, config)

@@ -8,7 +8,7 @@ __all__ = ['PairConfig', 'prepare_series', 'slab_positions', 'PairDataset', 'col
 
 # %% ../../nbs/17_pairs.ipynb #d0f6262f
 import hashlib, json, re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from ..files import InputError, staged
 from ..slab import ThickSlice, between, depth_positions, slab_operators, slice_places
 from ..volume import Volume
-from .cohort import Case, CTDataset, FORMAT, Unusable, _stamp, _whole, prepare_parts
+from .cohort import Case, CTDataset, FORMAT, Unusable, source_stamp, cached_meta, prepare_parts
 from .dicom import read_ct
 
 # %% ../../nbs/17_pairs.ipynb #8c0af7e1
@@ -49,24 +49,25 @@ def prepare_series(
     cache, # folder
 )->Case: # with its file
     "Write one thin series' cache file unless it is there."
-    key = json.dumps(['slices', str(case.path.resolve()), _stamp(case.path), FORMAT])
+    key = json.dumps(['slices', str(case.path.resolve()), source_stamp(case.path), FORMAT])
     name = hashlib.sha256(key.encode()).hexdigest()[:12]
     patient = re.sub(r'[^A-Za-z0-9_.-]+', '_', case.patient)[:60]
     file = Path(cache)/f'{patient}-slices-{name}.safetensors'
-    if not _whole(file): _write_series(case, file)
-    with safe_open(file, 'pt') as f: n = json.loads(f.metadata()['case'])['shape'][0]
+    meta = cached_meta(file) or _write_series(case, file)
+    n = meta['shape'][0]
     if n < 2*max(config.ratios):
         raise Unusable(f'{case.path}: {n} slices are fewer than two slabs of {max(config.ratios):g}')
-    return Case(case.patient, case.path, case.label, file)
+    return replace(case, file=file, assumed=tuple(meta.get('assumed', ())))
 
-def _write_series(case, file):
-    try: vol = read_ct(case.path)
+def _write_series(case, file): # → the head of the cache file
+    try: vol = read_ct(case.path, say=None)
     except InputError as e:
         raise Unusable(str(e) if str(case.path) in str(e) else f'{case.path}: {e}') from None
     meta = dict(patient=case.patient, source=case.path.name, spacing=list(vol.spacing), affine=vol.affine.tolist(),
-                shape=list(vol.shape))
+                shape=list(vol.shape), assumed=vol.meta.get('assumed', []))
     hu = torch.from_numpy(np.clip(np.rint(vol.array), -32768, 32767).astype(np.int16))
     with staged(file) as f: save_file(dict(hu=hu), f, metadata={'case': json.dumps(meta)})
+    return meta
 
 # %% ../../nbs/17_pairs.ipynb #3515d599
 def slab_positions(n, ratio): # thin slices; thickness in thin slices → (n,), (m,) in thin spacings

@@ -51,7 +51,8 @@ class Registry(MutableMapping):
 # %% ../../nbs/40_saved.ipynb #4df07875
 models = Registry('model', {kind: f'xray_ct.models.{place}' for kind, place in dict(
     direct='direct:DirectModel', hybrid='hybrid:HybridModel', cascade='cascade:UnifiedCascadeStage',
-    progressive='progressive:ProgressiveModel', thin='thin:ThinNet', latent='latent:LatentModel').items()})
+    progressive='progressive:ProgressiveModel', thin='thin:ThinNet', latent='latent:LatentModel',
+    plane='plane:PlaneNet').items()})
 
 backbones = Registry('backbone', dict(unet='xray_ct.blocks.layers:UNet3d',
     hybrid='xray_ct.models.hybrid:HybridBackbone', vit='xray_ct.models.hybrid:ViTBackbone'))
