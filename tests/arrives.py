@@ -146,8 +146,8 @@ def command_tables(top):
     step = lambda *a, **kw: dict(model=None, inputs=dict(xrays=(1,), target=(1,)), loss=None, copies=1)
     place = either('training', 'dry_run_step', 'rehearsal')
     dry = place.split('__')[-1]
-    tables['vet'] = (['vet', 'direct:tiny'], {place: step, 'memory__vet': Arrived}, {
-        'what': ('', f'{dry}.config.model', 'direct'), 'size': ('--size 32', f'{dry}.config.cohort.size', 32),
+    tables['vet'] = (['vet', 'cascade:tiny'], {place: step, 'memory__vet': Arrived}, {
+        'what': ('', f'{dry}.config.model', 'cascade'), 'size': ('--size 32', f'{dry}.config.cohort.size', 32),
         'spacing': ('--spacing 4', f'{dry}.config.cohort.spacing', 4.),
         'batch': ('--batch 3', f'{dry}.config.batch_size', 3), 'gpu': ('--gpu A100', 'vet.gpu', 'A100'),
         'precision': ('--precision float32', 'vet.precision', 'float32'),
@@ -326,7 +326,7 @@ def model_fields():
 
 def config_of(kind, **changes):
     from xray_ct.training import models
-    preset = models[kind][0]('tiny', geometry())
+    preset = models[kind][0]('tiny', None if kind in ('thin', 'latent') else geometry())
     return replace(preset, **{**bases[kind], **changes})
 
 def model_of(kind, config):
@@ -500,7 +500,7 @@ def test_runs(cts, top):
             'previous': None, 'autoencoder': None, 'autoencoder_steps': None, 'shard': None}   # below
     names = [f.name for f in fields(T.RunConfig)]
     test_fields('RunConfig', [n for n in names if rows.get(n, 1)], {k: v for k, v in rows.items() if v}, seen)
-    if only and only not in 'RunConfig.previous RunConfig.autoencoder RunConfig.shard': return
+    if only and only not in 'RunConfig.previous RunConfig.autoencoder RunConfig.shard RunConfig.seed': return
     clock = T.Schedule(T.RunConfig(minutes=2.))
     clock.start = time.monotonic() - 60
     done_share = clock.share()
@@ -518,6 +518,11 @@ def test_runs(cts, top):
         parts = learner_parts(config, run_cohort, top/'shard')
         with contextlib.suppress(Arrived): T.learner(config, run_cohort, *parts)
     check('RunConfig.shard', 'sharded' in s.seen, 'does not shard the model')
+
+    config = T.RunConfig(**{**plain, 'seed': 7})
+    with Spies(training__Reseed=Arrived) as s, quiet(), contextlib.suppress(Arrived):
+        T.learner(config, run_cohort, *learner_parts(config, run_cohort, top/'seed'))
+    check('RunConfig.seed', value_of(s.seen, 'Reseed.seed') == 7, 'the order of the batches does not follow it')
 
 def learner_parts(config, cohort, run):
     from xray_ct.training import build
@@ -541,8 +546,9 @@ ignored = {('thin', 'ssim'), ('thin', 'projection'), ('latent', 'l1'), ('latent'
 def test_losses():
     "The losses' weights of a run, for every kind of model."
     from xray_ct.files import InputError
-    from xray_ct.training import RunConfig, criterion, models
-    for kind in models:
+    from xray_ct.models.saved import models
+    from xray_ct.training import RunConfig, criterion
+    for kind in (k for k in models if models[k].trains):
         if only and only not in f'losses.{kind}': continue
         model = model_of(kind, config_of(kind))
         inputs, target, x = batch_of(kind, model)
@@ -565,6 +571,7 @@ def test_energy():
     from xray_ct.data.cohort import CohortConfig
     from xray_ct.training import RunConfig, criterion, model_config
     for kind in ('direct', 'hybrid', 'cascade', 'progressive'):
+        if only not in f'{kind}.kev': continue
         config = RunConfig(model=kind, epochs=1, projection=1., cohort=CohortConfig(kev=80.))
         check(f'{kind}.kev', model_config(config).kev == 80, 'the model does not get the energy of its cohort')
         loss = criterion(config, model_of(kind, config_of(kind)))

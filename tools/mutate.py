@@ -77,7 +77,7 @@ def read_list(top):
 def catcher_path(top, name, m):
     "The notebook or script that a catcher's name means."
     if not name: return m.notebook
-    if name.endswith('.py'): return Path('tests', name)
+    if '.py' in name: return Path('tests', name)   # perhaps with a part: 'arrives.py RunConfig.clip'
     found = [p.relative_to(top) for p in (top/'nbs').glob('*.ipynb') if re.sub(r'^\d+\w?_', '', p.stem) == name]
     if len(found) != 1: raise SystemExit(f'tools/mutants.py: {len(found)} notebooks are called {name}')
     return found[0]
@@ -116,8 +116,10 @@ def rest_of(shell, cells, start):
         if shell.exc: return f'cell {i}: {type(shell.exc).__name__}: {" ".join(str(shell.exc).split())[:150]}'
 
 def script(path):
-    "Run a script: its failure as text, or None; code 77 says that it was skipped."
-    sys.argv = [str(path)]
+    "Run a script, or the part of it that stands behind its name: its failure as text, or None."
+    name, *part = path.name.split()
+    path = path.with_name(name)
+    sys.argv = [str(path), *['--only']*bool(part), *part]
     try: runpy.run_path(str(path), run_name='__main__')
     except SystemExit as e: return None if e.code in (None, 0, 77) else f'exit code {e.code}'
     except BaseException as e: return f'{type(e).__name__}: {" ".join(str(e).split())[:150]}'
@@ -159,7 +161,7 @@ def attempt(path, jobs, copy, folder, late=False):
         found[n] = forked(planted, folder/'found'/f'{n}-{path.stem}.json')
         shutil.rmtree(where, ignore_errors=True)
         report(m, path, found[n], time.time() - start)
-    if path.suffix == '.py':
+    if '.py' in path.name:
         for n, m in jobs: child(n, m, lambda where: script(where/path))
         return found
     from execnb.shell import CaptureShell

@@ -54,7 +54,9 @@ class RunConfig:
 
 # %% ../nbs/52_config.ipynb #295d5c2b
 def _own_cohort(c): # the config of a cohort that the model is trained on
-    kind = model_class(c.model).data[0]
+    cls = model_class(c.model)
+    if not cls.trains: raise InputError(f'model={c.model}: is not trained by `fit`')
+    kind = cls.data[0]
     cohort = kind(**(c.cohort or {})) if c.cohort is None or isinstance(c.cohort, dict) else c.cohort
     if isinstance(cohort, kind): return cohort
     raise InputError(f'{c.model} is trained on a {kind.__name__}, not on a {type(cohort).__name__}')

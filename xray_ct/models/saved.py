@@ -107,6 +107,7 @@ class SavedModel(nn.Module):
     title = 'network'    # what a result is called
     run_fields = ()      # fields of `RunConfig` that only some models heed, and this one does
     needs_target = False # does training give it the target beside the input?
+    trains = True        # does `fit` train it? (else a notebook of its own does)
     stochastic = False   # does it draw samples (`seed`, `draws`), rather than have one answer?
     # beginnings of the names of tensors that are fitted before training, and that training leaves alone
     fixed = ()
@@ -226,7 +227,8 @@ def model_class(
 )->type: # a subclass of `SavedModel`
     "The class of a model, which has declared all that a run needs."
     cls = models[kind]
-    missing = [k for k in _needed if not getattr(cls, k, None) or getattr(cls, k) is getattr(nn.Module, k, None)
+    needed = _needed if cls.trains else ('Config', 'reads', 'forward')
+    missing = [k for k in needed if not getattr(cls, k, None) or getattr(cls, k) is getattr(nn.Module, k, None)
                or k in ('criterion', 'example') and getattr(getattr(cls, k), '__func__', getattr(cls, k)) is _unsaid[k]]
     if not missing and not (is_dataclass(cls.Config) and issubclass(cls.Config, ModelConfig)): missing = ['Config']
     if missing:
@@ -376,8 +378,11 @@ def chosen_model(
     "What the command line calls `--model`."
     kind = use_file(spec) if '.py' in spec else spec
     cls = model_class(kind)
+    if not cls.trains:
+        raise InputError(f'--model {spec}: is not trained by a command. '
+                         f'Choose from {", ".join(k for k in models if models[k].trains)}')
     if reads and cls.reads != reads:
-        own = ', '.join(k for k in models if models[k].reads == reads)
+        own = ', '.join(k for k in models if models[k].reads == reads and models[k].trains)
         other = dict(xrays='train', slices='train-slices')[cls.reads]
         raise InputError(f'--model {spec}: a {kind} model is trained by `xray_ct {other}`; choose from {own}.')
     return kind
