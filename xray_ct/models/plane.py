@@ -8,7 +8,7 @@ __all__ = ['PlaneNetConfig', 'fast_bf16', 'ScaledBlock', 'PlaneNet', 'geometry_o
 
 # %% ../../nbs/49_plane.ipynb #7f507101
 import copy, hashlib, json, math, time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 import numpy as np
@@ -18,12 +18,13 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from ..data.plane import PlaneConfig, Planes, Slabs, centred_slabs, draw_batch
 from ..files import InputError, read_tensors, save_tensors
-from .direct import Stored, zeroed
+from .direct import zeroed
+from .saved import ModelConfig, SavedModel
 from ..volume import Volume
 
 # %% ../../nbs/49_plane.ipynb #2930a2e4
 @dataclass(frozen=True)
-class PlaneNetConfig:
+class PlaneNetConfig(ModelConfig):
     "Everything that rebuilds a `PlaneNet`."
     widths: tuple = (64,) # channels of each level; the first works on 2×2 pixels, each next on twice as many
     blocks: int = 5 # residual blocks of a level, on the way down and up
@@ -31,15 +32,9 @@ class PlaneNetConfig:
     thickness: tuple = (.6, 1.5) # slab thickness in slab spacings
 
     def __post_init__(self):
-        for k in ('widths', 'ratios', 'thickness'): object.__setattr__(self, k, tuple(getattr(self, k)))
+        super().__post_init__()
         if not self.widths or min(*self.widths, self.blocks) < 1:
             raise InputError(f'PlaneNetConfig: widths={self.widths}, blocks={self.blocks}. Choose at least 1 of each')
-    def to_dict(self): return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-    @classmethod
-    def from_dict(cls, d):
-        if extra := sorted(set(d) - {f.name for f in fields(cls)}):
-            raise InputError(f'PlaneNetConfig: unknown field {", ".join(extra)}')
-        return cls(**d)
 
 # %% ../../nbs/49_plane.ipynb #94fcaf9c
 def fast_bf16()->bool:
@@ -58,9 +53,10 @@ class ScaledBlock(nn.Module):
         scale, shift = self.film(g)[..., None, None].to(x.dtype).chunk(2, 1)
         return x + self.second(F.silu(self.first(F.silu(x))*(1 + scale) + shift))
 
-class PlaneNet(Stored):
+class PlaneNet(SavedModel):
     "Thick rows of planes (B, m, W) → thin rows (B, n, W), in HU."
-    Config, kind = PlaneNetConfig, 'plane'
+    Config, kind, reads, title = PlaneNetConfig, 'plane', 'slices', 'plane network'
+    trains = False # by planes alone: see `Teacher`
     wants_pixel = has_spread = True
     def __init__(self, config:PlaneNetConfig=None):
         config = config or PlaneNetConfig()
