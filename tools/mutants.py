@@ -128,7 +128,8 @@ memory = [
     ("{GB(self.overhead):>11}   an allowance", "{GB(self.workspace):>11}   an allowance"),
     ("self.fits = self.needs <= self.memory", "self.fits = self.peak <= self.memory"),
     ("for _ in range(plan.copies*plan.train)", "for _ in range(0*plan.copies*plan.train)"),
-    ("batch {int(batch*share)} in place of {batch}", "batch {int(batch*share) + 1} in place of {batch}"),
+    ("batch {int(batch*share)} in place of {batch}", "batch {int(batch*share) + 1} in place of {batch}",
+     'why: no step of the notebook is small enough for a batch to be advised'),
     ("enabled=plan.precision == 'bf16'", "enabled=True"),
 ]
 
