@@ -128,7 +128,8 @@ memory = [
     ("{GB(self.overhead):>11}   an allowance", "{GB(self.workspace):>11}   an allowance"),
     ("self.fits = self.needs <= self.memory", "self.fits = self.peak <= self.memory"),
     ("for _ in range(plan.copies*plan.train)", "for _ in range(0*plan.copies*plan.train)"),
-    ("batch {int(batch*share)} in place of {batch}", "batch {int(batch*share) + 1} in place of {batch}"),
+    ("batch {int(batch*share)} in place of {batch}", "batch {int(batch*share) + 1} in place of {batch}",
+     'why: no step of the notebook is small enough for a batch to be advised'),
     ("enabled=plan.precision == 'bf16'", "enabled=True"),
 ]
 
@@ -242,7 +243,8 @@ slices = [
     ("S = between(thin, thick, slab_thickness(thick, thickness)[0])",
      "S = between(thin, thick)", 'slices', 'interpolate', 'slice_report'),
     ("mean += off/(k + 1)", "mean += off/2", 'interpolate', 'latent'),
-    ("torch.arange(m).double() + .5 - m/2)*ratio + (n - 1)/2", "torch.arange(m).double() + .5)*ratio - .5", 'pairs'),
+    ("torch.arange(m).double() + .5 - m/2)*ratio + (n - 1)/2", "torch.arange(m).double() + .5)*ratio - .5", 'pairs',
+     'why: no test has slabs that do not fill their series, such as slab_positions(11, 3.)'),
     ("return operators[:, 1].sum(-1)[:, None, :, None, None] > .5",
      "return operators[:, 1].sum(-1)[:, None, :, None, None] > -1", 'pairs', 'thin'),
     ("return self.l1*e.abs().mean() + self.mse*e.square().mean()",
