@@ -54,6 +54,7 @@ def interpolate(
     hu = _by_rows(vol.array, hu, M, S, shape[0], progress)
     how = dict(method=net_name(net.kind) if net else method, consistency=bool(consistency),
                weights=getattr(net, 'about', None) or None, samples=samples, **_about_slabs(T, *at))
+    how['assumed'] = [*vol.meta.get('assumed', []), *how['assumed']]
     out = Volume(hu, affine=affine, meta=dict(vol.meta, SliceThickness=float(spacing), interpolation=how))
     return (out, None if apart is None else out.with_array(apart.numpy())) if spread else out
 
@@ -90,7 +91,7 @@ def _about_slabs(T, thin_at, thick_at): # → what the result says of them
     never = dict(share=float(1 - share.mean()) if gaps else 0., slices=unmeasured) # slices: indices from the head on
     warnings = [*T.warnings, *_gap_warning(T, never, len(share))]
     return dict(thickness_mm=T.mm, thickness_from=T.source, thickness_tag_mm=T.tag, width_measured=T.width.to_dict(),
-                never_measured=never, assumed=[*vol.meta.get('assumed', []), *T.assumed], warnings=warnings)
+                never_measured=never, assumed=list(T.assumed), warnings=warnings)
 
 # %% ../nbs/71_interpolate.ipynb #4d80f2fc
 def _gap_warning(T, never, n):
