@@ -22,7 +22,7 @@ bin := .venv/bin
 stamp := .venv/installed-$(shell cat settings.ini setup.py | cksum | cut -d' ' -f1)
 only := $(if $(ONLY),--only '$(ONLY)')
 
-.PHONY: help demo test test-slow test-machines notebook docs readme install clean
+.PHONY: help demo test test-slow test-machines notebook docs mutants readme install clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -48,6 +48,9 @@ notebook: $(stamp)  ## NB=nbs/05_projector.ipynb: run it, save its outputs, clea
 	@test -n '$(NB)' || { echo 'which notebook? make notebook NB=nbs/05_projector.ipynb' >&2; exit 2; }
 	$(bin)/python tools/notebook.py run '$(NB)'
 	$(bin)/nbdev_export
+
+mutants: $(stamp)  ## plant small faults one by one and count those that a test notices; an hour or so
+	$(bin)/python tools/mutate.py
 
 docs: $(stamp)  ## the notebooks as a static site in _docs/
 	$(bin)/python tools/docs.py

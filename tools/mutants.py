@@ -229,8 +229,8 @@ acquisition = [
     ("return P(outside)[0] <= tolerance", "return P(outside)[0] <= 40*tolerance"),
     ("(inside_field(g, body).to(device) if body is not None else True)", "True"),
     ("mask=mask[None], kev=kev, **kw)", "mask=mask[None], **kw)", 'reconstruct'),
-    ("fits = {'with consistency': {f'reprojection_{k}': v for k, v in after.items()}",
-     "fits = {'with consistency': {f'reprojection_{k}': v for k, v in before.items()}"),
+    ("(('with consistency', after), ('as predicted', before))",
+     "(('with consistency', before), ('as predicted', before))"),
     ("metrics |= dict(reprojection=error(final)", "metrics |= dict(reprojection=error(predicted)"),
     ("title='Reconstruction', metrics={**(scores or {}), **flat})", "title='Reconstruction', metrics=flat)"),
 ]
@@ -269,7 +269,7 @@ command_line = [
 ]
 
 training = [
-    ("lr=config.lr, wd=config.weight_decay", "lr=config.lr, wd=.02", 'arrives.py RunConfig.weight_decay'),
+    ("wd=config.weight_decay,\n", "wd=.02,\n", 'arrives.py RunConfig.weight_decay'),
     ("projection = run.projection or .3*self.config.use_physics_loss\n    return ReconstructionLoss",
      "projection = run.projection\n    return ReconstructionLoss", 'arrives.py direct.use_physics_loss'),
     ("return ReconstructionLoss(run.l1, run.mse, run.ssim, projection, projector=self.projector, kev=run.cohort.kev)",
