@@ -156,7 +156,7 @@ evidence = [
     ("'mirrored X-rays': xrays.flip(-1)", "'mirrored X-rays': xrays.flip(-2)"),
     ("paired_difference(case_psnr(mine, hu), case_psnr(theirs, hu)",
      "paired_difference(case_psnr(theirs, hu), case_psnr(mine, hu)"),
-    ("projector, protocol, extra={name: mine}, kev=kev", "projector, protocol, extra={name: mine}, kev=60."),
+    ("extra={name: mine}, kev=kev", "extra={name: mine}, kev=60."),
     ("extra={name: mine}", "extra={name: theirs}"),
     ("(total/count).quantile", "(total/len(names)).quantile"),
     ("half=len(cases)*config.size**3 > 2**29", "half=len(cases)*config.size**3 > 2**9"),

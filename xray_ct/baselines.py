@@ -26,7 +26,8 @@ def back_projection(
     dot = lambda a, b: (a*b).sum((1, 2, 3))[:, None, None, None, None]
     ones = torch.ones_like(projector.adjoint(xrays[:1]))
     length = projector(ones)  # of each ray in the field, mm
-    b = projector.adjoint(torch.where(length > 0, xrays/length.clamp(min=1e-6), 0.))/projector.adjoint(torch.ones_like(length)).clamp(min=1e-6)
+    b = (projector.adjoint(torch.where(length > 0, xrays/length.clamp(min=1e-6), 0.))
+         / projector.adjoint(torch.ones_like(length)).clamp(min=1e-6))
     ab = projector(b)
     return mu_to_hu(b*dot(ab, xrays)/dot(ab, ab).clamp(min=1e-12), kev)
 
@@ -50,14 +51,21 @@ def baselines(
 )->dict: # name → (B, 1, D, H, W) HU
     "The five trivial predictions."
     known, volumes = train
-    if known.shape[1:] != xrays.shape[1:]: raise InputError(f'baselines: the training X-rays are {tuple(known.shape[1:])} each (views, rows, columns), the others {tuple(xrays.shape[1:])}; use one acquisition for both')
+    if known.shape[1:] != xrays.shape[1:]:
+        raise InputError(f'baselines: the training X-rays are {tuple(known.shape[1:])} each (views, rows, columns), '
+                         f'the others {tuple(xrays.shape[1:])}; use one acquisition for both')
     ridge = Ridge.fit(known, volumes) if ridge is None else ridge
     mean = mean_volume(volumes).expand(len(xrays), -1, -1, -1, -1)
     with torch.no_grad(): predicted = ridge(xrays)
-    found = {'constant': mean.mean((1, 2, 3, 4), keepdim=True).expand_as(mean), 'mean volume': mean,
-             'nearest case': torch.stack([volumes[i] for i in nearest_case(known, xrays)]), 'ridge': predicted.clamp(-1, 1)}
+    found = {'constant': mean.mean((1, 2, 3, 4), keepdim=True).expand_as(mean),
+             'mean volume': mean,
+             'nearest case': torch.stack([volumes[i] for i in nearest_case(known, xrays)]),
+             'ridge': predicted.clamp(-1, 1)}
     found = {name: window.inverse(v) for name, v in found.items()}
-    return {'constant': found.pop('constant'), 'mean volume': found.pop('mean volume'), 'back-projection': back_projection(xrays, projector, kev), **found}
+    return {'constant': found.pop('constant'),
+            'mean volume': found.pop('mean volume'),
+            'back-projection': back_projection(xrays, projector, kev),
+            **found}
 
 # %% ../nbs/60_baselines.ipynb #fda746bd
 def score_batch(
@@ -75,7 +83,9 @@ def score_batch(
     # a tissue that a case does not have gives None there
     columns = {k: torch.tensor([c[k] for c in cases if c[k] is not None], dtype=torch.double) for k in keys}
     columns |= {f'reprojection_{k}': v.double() for k, v in fit.items()}
-    return {'cases': len(cases), **{k: v.mean().item() for k, v in columns.items()}, **{f'{k}_spread': v.std(correction=0).item() for k, v in columns.items()}}
+    return {'cases': len(cases),
+            **{k: v.mean().item() for k, v in columns.items()},
+            **{f'{k}_spread': v.std(correction=0).item() for k, v in columns.items()}}
 
 # %% ../nbs/60_baselines.ipynb #d5127b1e
 def baselines_table(
@@ -94,6 +104,8 @@ def baselines_table(
     xrays, truth = test[0], window.inverse(test[1])
     rows = []
     for name, hu in (baselines(train, xrays, projector, window, ridge, kev) | (extra or {})).items():
-        fixed = torch.cat([consistent(h, x, projector, kev=kev, **kw)[0] for h, x in zip(hu.split(batch), xrays.split(batch))])
-        rows += [dict(name=name, consistency=c, **score_batch(h, truth, xrays, projector, protocol, kev)) for c, h in ((False, hu), (True, fixed))]
+        fixed = torch.cat([consistent(h, x, projector, kev=kev, **kw)[0]
+                           for h, x in zip(hu.split(batch), xrays.split(batch))])
+        rows += [dict(name=name, consistency=c, **score_batch(h, truth, xrays, projector, protocol, kev))
+                 for c, h in ((False, hu), (True, fixed))]
     return rows

@@ -58,7 +58,8 @@ def paired_difference(
     seed=0,
 ): # (mean of a - b, lower end, upper end) of a 95 % bootstrap interval over patients
     "How much better `a` is, and between what limits other patients of the same kind would put it."
-    names = sorted(set(patients)); d = (a - b).double()
+    names = sorted(set(patients))
+    d = (a - b).double()
     own = torch.tensor([[p == q for q in patients] for p in names], dtype=torch.double)         # (patients, N)
     drawn = torch.randint(len(names), (draws, len(names)), generator=torch.Generator().manual_seed(seed))
     total, count = (own @ d)[drawn].sum(1), own.sum(1)[drawn].sum(1)
@@ -80,12 +81,16 @@ def evaluate(
     known, ridge = reference(cohort.config, tuple(cohort.parts['train']), type(cohort))
     projector, kev, hu = model.projector, cohort.config.kev, Window.named('full').inverse(truth)
     mine, theirs = predict(model, xrays), Window.named('full').inverse(ridge(xrays).clamp(-1, 1))
-    rows = baselines_table((known, cohort.targets('train')), (xrays, truth), projector, protocol, extra={name: mine}, kev=kev, ridge=ridge)
+    rows = baselines_table((known, cohort.targets('train')), (xrays, truth), projector, protocol,
+                           extra={name: mine}, kev=kev, ridge=ridge)
     gain = paired_difference(case_psnr(mine, hu), case_psnr(theirs, hu), cohort.patients(part))
     for r in rows:
-        if r['name'] == name and not r['consistency']: r['psnr_gain_over_ridge'], r['psnr_gain_over_ridge_95'] = gain[0], list(gain[1:])
+        if r['name'] == name and not r['consistency']:
+            r['psnr_gain_over_ridge'], r['psnr_gain_over_ridge_95'] = gain[0], list(gain[1:])
     if controls and len(xrays) > 1:
-        rows += [dict(name=f'{name}, {c}', consistency=False, **score_batch(predict(model, x), hu, xrays, projector, protocol, kev)) for c, x in control_xrays(xrays, cohort.patients(part)).items()]
+        rows += [dict(name=f'{name}, {c}', consistency=False,
+                      **score_batch(predict(model, x), hu, xrays, projector, protocol, kev))
+                 for c, x in control_xrays(xrays, cohort.patients(part)).items()]
     return rows
 
 # %% ../nbs/62_evaluate.ipynb #4e4173d9
@@ -99,7 +104,8 @@ def reference(
     "What the baselines know, for table and report. Volumes are read one at a time, and kept in half precision where they would fill 2 GiB."
     cohort = kind(config, {'train': list(cases)})
     known = torch.stack([x for x, _, _ in cohort.dataset('train')])
-    return known, Ridge.fit(known, cohort.targets('train'), patients=cohort.patients('train'), half=len(cases)*config.size**3 > 2**29)
+    return known, Ridge.fit(known, cohort.targets('train'), patients=cohort.patients('train'),
+                            half=len(cases)*config.size**3 > 2**29)
 
 # %% ../nbs/62_evaluate.ipynb #95c19832
 SHOWN = ('psnr_3d_range2000', 'ssim_3d_uniform7_range2000', 'mae_hu', 'rmse_hu', 'reprojection_nrmse')
@@ -111,10 +117,14 @@ def by_name(rows, keys=SHOWN):
 def as_markdown(rows, keys=SHOWN):
     "The table as markdown."
     lines = ['| | ' + ' | '.join(keys) + ' |', '|---' + '|---:'*len(keys) + '|']
-    return '\n'.join(lines + [f'| {n} | ' + ' | '.join(f'{v.get(k, float("nan")):.4g}' for k in keys) + ' |' for n, v in by_name(rows, keys).items()])
+    return '\n'.join(lines + [f'| {n} | ' + ' | '.join(f'{v.get(k, float("nan")):.4g}' for k in keys) + ' |'
+                              for n, v in by_name(rows, keys).items()])
 
 # %% ../nbs/62_evaluate.ipynb #4d3bae34
-HEADINGS = dict(test='On patients it never saw', valid='On the patients that chose the epoch: too good', train='On its own training patients: no evidence')
+HEADINGS = dict(
+    test='On patients it never saw',
+    valid='On the patients that chose the epoch: too good',
+    train='On its own training patients: no evidence')
 
 def write_results(
     run, # folder with run.json and log.csv
@@ -128,12 +138,18 @@ def write_results(
     from xray_ct.report import Settings, Text, write_report
     run, info, table = Path(run), read_json(Path(run)/'run.json'), by_name(rows)
     patients = cohort.patients(part)
-    write_json(run/'metrics.json', dict(part=part, patients=sorted(set(patients)), cases=len(patients), xrays=cohort.config.xrays, resolution_ratio=cohort.ratio(), rows=rows))
+    write_json(run/'metrics.json', dict(
+        part=part, patients=sorted(set(patients)), cases=len(patients), xrays=cohort.config.xrays,
+        resolution_ratio=cohort.ratio(), rows=rows))
     keys = ('config', 'parameters', 'epochs', 'steps', 'seconds', 'mean_volume_psnr', 'base_psnr')
     sections = [*_scores(cohort, rows, part, name), *_pictures(run, model, cohort, part, name, example),
-        Text('What this is', 'Two pictures leave most of a volume undetermined. The model fills in what its training cohort makes likely. Compare every number with the baselines beside it. Research software, not a medical device.'),
-        Settings('The run', {k: info[k] for k in keys if k in info}), Settings('Provenance', provenance(seed=info['config']['seed']))]
-    write_report(run/'report.html', f'{info["config"]["model"]}:{info["config"]["preset"]}', sections, 'Research software, not a medical device.')
+        Text('What this is', 'Two pictures leave most of a volume undetermined. '
+             'The model fills in what its training cohort makes likely. '
+             'Compare every number with the baselines beside it. Research software, not a medical device.'),
+        Settings('The run', {k: info[k] for k in keys if k in info}),
+        Settings('Provenance', provenance(seed=info['config']['seed']))]
+    write_report(run/'report.html', f'{info["config"]["model"]}:{info["config"]["preset"]}', sections,
+                 'Research software, not a medical device.')
     return table
 
 # %% ../nbs/62_evaluate.ipynb #5480ad7f
@@ -141,15 +157,25 @@ def _scores(cohort, rows, part, name):
     "The table and the controls as sections of a report."
     from xray_ct.report import Scores
     table, kind, patients = by_name(rows), cohort.config.xrays, cohort.patients(part)
-    note = f'{len(patients)} CTs of {len(set(patients))} patients of the {part} part; means over CTs. X-rays: {kind}, {cohort.ratio():.2f} source voxels a target voxel.'
+    note = (f'{len(patients)} CTs of {len(set(patients))} patients of the {part} part; means over CTs. '
+            f'X-rays: {kind}, {cohort.ratio():.2f} source voxels a target voxel.')
     own = next((r for r in rows if 'psnr_gain_over_ridge' in r), None)
-    if own: note += ' Without consistency the model is {:.2f} dB above ridge regression (95 % between {:.2f} and {:.2f}, bootstrap over patients).'.format(own['psnr_gain_over_ridge'], *own['psnr_gain_over_ridge_95'])
-    if kind == 'full': note += ' Full X-rays also saw what lies outside the field, which a volume of the field cannot explain: consistency is no gain here.'
-    if kind == 'paired': note += ' The pictures were rendered by another program: consistency assumes a geometry that may not be theirs.'
+    if own:
+        note += (' Without consistency the model is {:.2f} dB above ridge regression '
+                 '(95 % between {:.2f} and {:.2f}, bootstrap over patients).').format(
+                     own['psnr_gain_over_ridge'], *own['psnr_gain_over_ridge_95'])
+    if kind == 'full':
+        note += (' Full X-rays also saw what lies outside the field, which a volume of the field cannot explain: '
+                 'consistency is no gain here.')
+    if kind == 'paired':
+        note += ' The pictures were rendered by another program: consistency assumes a geometry that may not be theirs.'
     ours = name if kind in ('full', 'paired') else f'{name} + consistency'
     controls = {n: v for n, v in table.items() if n == name or n.startswith(f'{name}, ')}
-    return [Scores(HEADINGS.get(part, part), {n: v for n, v in table.items() if not n.startswith(f'{name}, ')}, ours=ours, note=note),
-            Scores('Controls: does it look at the pictures?', controls, ours=name, note='Swapped, shuffled or mirrored pictures must cost a model dearly; one that scores the same has learnt the mean.')]
+    return [Scores(HEADINGS.get(part, part), {n: v for n, v in table.items() if not n.startswith(f'{name}, ')},
+                   ours=ours, note=note),
+            Scores('Controls: does it look at the pictures?', controls, ours=name,
+                   note='Swapped, shuffled or mirrored pictures must cost a model dearly; '
+                        'one that scores the same has learnt the mean.')]
 
 def _pictures(run, model, cohort, part, name, example):
     "One patient and the curve as sections of a report."
@@ -157,8 +183,12 @@ def _pictures(run, model, cohort, part, name, example):
     from xray_ct.report import Picture
     x, _, y = cohort.dataset(part)[example]
     hu = lambda t: Window.named('full').inverse(t.detach().clamp(-1, 1))[0].numpy()
-    volumes = {'ridge': hu(reference(cohort.config, tuple(cohort.parts['train']), type(cohort))[1](x[None])[0]), name: predict(model, x[None])[0, 0].numpy()}
+    volumes = {
+        'ridge': hu(reference(cohort.config, tuple(cohort.parts['train']), type(cohort))[1](x[None])[0]),
+        name: predict(model, x[None])[0, 0].numpy()}
     own = {n: {k: v for k, v in score(volume, hu(y)).items() if k in SHOWN} for n, volume in volumes.items()}
     planes = figures.comparison(hu(y), volumes, own, spacing=[cohort.config.spacing]*3)
-    return [Picture('One patient', planes, 'Axial, coronal and sagittal planes of the truth, ridge regression and the model, with their errors. The numbers are this patient\'s.'),
+    return [Picture('One patient', planes,
+                    'Axial, coronal and sagittal planes of the truth, ridge regression and the model, with their '
+                    'errors. The numbers are this patient\'s.'),
             Picture('How it learnt', figures.curves(run/'log.csv'), 'Losses and validation PSNR by epoch.')]

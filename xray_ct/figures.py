@@ -22,7 +22,8 @@ from .volume import Volume, Window
 
 # %% ../nbs/50_figures.ipynb #f79e53da
 ink, faint = '#222222', '#8a8a8a'  # text; what should stay in the background
-hues = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')  # Okabe & Ito 2008: told apart by every kind of colour vision
+# Okabe & Ito 2008: told apart by every kind of colour vision
+hues = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 
 class Page(Figure):
     "A matplotlib figure without pyplot's global list of figures."
@@ -59,7 +60,8 @@ def save_figure(
     return path
 
 # %% ../nbs/50_figures.ipynb #64eb64de
-planes = {'axial': (0, 'RLAP'), 'coronal': (1, 'RLSI'), 'sagittal': (2, 'APSI')}  # axis that is cut; letters at the left, right, top, bottom edge
+# axis that is cut; letters at the left, right, top, bottom edge
+planes = {'axial': (0, 'RLAP'), 'coronal': (1, 'RLSI'), 'sagittal': (2, 'APSI')}
 axis_letters = ('SI', 'AP', 'RL')  # what D, H and W run from and to
 
 def as_array(
@@ -71,7 +73,9 @@ def as_array(
     if isinstance(x, torch.Tensor): x = x.detach().float().cpu().numpy()
     x = np.asarray(x, dtype=np.float32)
     while x.ndim > ndim and x.shape[0] == 1: x = x[0]
-    if x.ndim != ndim: raise InputError(f'a picture of shape {x.shape} was given where {ndim} axes are drawn; pick one item of the batch')
+    if x.ndim != ndim:
+        raise InputError(f'a picture of shape {x.shape} was given where {ndim} axes are drawn; '
+                         'pick one item of the batch')
     return x
 
 def as_grid(
@@ -162,7 +166,8 @@ def show_planes(ax,
     return drawn
 
 # %% ../nbs/50_figures.ipynb #8f88c380
-words = {'psnr': 'PSNR', 'ssim': 'SSIM', 'mae': 'MAE', 'rmse': 'RMSE', 'nrmse': 'NRMSE', 'ncc': 'NCC', '3d': '3-D', '2d': '2-D', 'hu': '', 'db': ''}
+words = {'psnr': 'PSNR', 'ssim': 'SSIM', 'mae': 'MAE', 'rmse': 'RMSE', 'nrmse': 'NRMSE', 'ncc': 'NCC',
+         '3d': '3-D', '2d': '2-D', 'hu': '', 'db': ''}
 
 def label(
     key, # e.g. 'psnr_3d_range2000'
@@ -194,12 +199,14 @@ def number(
     "With the digits that mean something, and the unit."
     if not is_number(value): return str(value)
     if not math.isfinite(value): return 'not a number' if math.isnan(value) else ('∞' if value > 0 else '−∞')
-    digits = {'dB': '.2f', 'HU': '.1f', 's': '.1f'}.get(unit(key), '.3g' if abs(value) < .01 or abs(value) >= 1000 else '.3f')
+    digits = {'dB': '.2f', 'HU': '.1f', 's': '.1f'}.get(
+        unit(key), '.3g' if abs(value) < .01 or abs(value) >= 1000 else '.3f')
     text = str(value) if isinstance(value, (int, np.integer)) else format(float(value), digits)
     return f'{text.replace("-", "−")} {unit(key)}'.strip()
 
 # %% ../nbs/50_figures.ipynb #2220e978
-edges = {'ap': 'RL', 'pa': 'RL', 'lat': 'AP', 'rlat': 'PA'}  # letters at a radiograph's left and right edge (projector's convention)
+# letters at a radiograph's left and right edge (projector's convention)
+edges = {'ap': 'RL', 'pa': 'RL', 'lat': 'AP', 'rlat': 'PA'}
 
 def missing(ax, text):
     "Say what isn't there, quietly."
@@ -278,7 +285,9 @@ def show_distribution(ax,
     weights = _depth_entry(depth, 'weights')
     edges = (0, *fixed_boundaries, 1)
     for i in (0, 2): ax.axvspan(100*edges[i], 100*edges[i+1], color='#eeeeee', lw=0)
-    if weights is None: ax.text(50, .5, 'weights not recorded;\nregions of the fixed prior', ha='center', va='center', fontsize=8, color=faint)
+    if weights is None:
+        ax.text(50, .5, 'weights not recorded;\nregions of the fixed prior',
+                ha='center', va='center', fontsize=8, color=faint)
     else:
         V, n, h, w = weights.shape
         centre = weights[:, :, h//2, w//2] / np.maximum(weights[:, :, h//2, w//2].mean(1, keepdims=True), 1e-12)
@@ -286,7 +295,8 @@ def show_distribution(ax,
             ax.plot((np.arange(n)+.5)/n*100, y, color=hues[v % 6], lw=1.5, ls=('-', '--', ':')[v % 3], label=str(view))
         ax.legend(fontsize=7, frameon=False, loc='upper right', handlelength=1.5)
         ax.set_ylim(0, 1.25*max(float(np.nanmax(centre)), 1.))
-    ax.set_xlim(0, 100); ax.set_ylim(bottom=0)
+    ax.set_xlim(0, 100)
+    ax.set_ylim(bottom=0)
     _plot_style(ax, 'depth from front or right, %', 'weight / even spread')
     _title(ax, 'Depth distribution, centre pixel')
 
@@ -305,13 +315,16 @@ def show_boundaries(ax,
             y = 100*np.broadcast_to(means[v, k, h//2], max(w, 2))
             x = np.linspace(0, 100, len(y))
             ax.plot(x, y, color=faint if fixed else hues[v % 6], lw=1.2, ls=('-', '--', ':')[v % 3])
-            if not (fixed or k): ax.text(101, y[-1], str([*views, *range(V)][v]), color=hues[v % 6], fontsize=7, va='center')
+            if not (fixed or k):
+                ax.text(101, y[-1], str([*views, *range(V)][v]), color=hues[v % 6], fontsize=7, va='center')
             if stds is None: continue
             s = 200*np.broadcast_to(stds[v, k, stds.shape[2]//2], len(y))
             ax.fill_between(x, y-s, y+s, color=hues[v % 6], alpha=.2, lw=0)
     if fixed:
-        for name, (a, b) in depth_regions.items(): ax.text(50, 50*(a+b), name, ha='center', va='center', fontsize=8, color=faint)
-    ax.set_xlim(0, 100); ax.set_ylim(100, 0)
+        for name, (a, b) in depth_regions.items():
+            ax.text(50, 50*(a+b), name, ha='center', va='center', fontsize=8, color=faint)
+    ax.set_xlim(0, 100)
+    ax.set_ylim(100, 0)
     _plot_style(ax, 'across the picture, %', 'depth, %')
     _title(ax, 'Boundaries (fixed prior)' if fixed else 'Boundaries' + ('' if stds is None else ' ± 2 sd'))
 
@@ -341,7 +354,8 @@ def show_weight_maps(ax,
     for v in range(V):
         for k in range(K):
             m = maps[v, k].mean()
-            ax.text((k+.5)*(w+1), (v+.5)*(h+1), f'{100*m:.0f} %', color='white' if m < .6 else ink, ha='center', va='center', fontsize=8)
+            ax.text((k+.5)*(w+1), (v+.5)*(h+1), f'{100*m:.0f} %',
+                    color='white' if m < .6 else ink, ha='center', va='center', fontsize=8)
         ax.text(-.02*K*w, (v+.5)*(h+1), str([*views, *range(V)][v]), fontsize=8, ha='right', va='center', color=ink)
     for k in range(K) if K == 3 else []:
         ax.text((k+.5)*(w+1), V*(h+1), list(depth_regions)[k], fontsize=8, ha='center', va='top', color=ink)
@@ -366,12 +380,15 @@ def header(fig,
         if line and len(line) + len(p) > 170: lines, line = [*lines, line], ''
         line += ('   ·   ' if line else '') + p
     lines += [line]
-    for y, some in ((.943, lines[:2]), (.055, lines[2:])): fig.text(.02, y, '\n'.join(some), fontsize=9, color=ink, va='top', linespacing=1.4)
+    for y, some in ((.943, lines[:2]), (.055, lines[2:])):
+        fig.text(.02, y, '\n'.join(some), fontsize=9, color=ink, va='top', linespacing=1.4)
 
 def error_bar(fig, drawn, box, error_range):
     "The scale of the error maps."
-    bar = fig.colorbar(drawn, cax=fig.add_axes(box), orientation='horizontal', extend='both', ticks=np.linspace(-error_range, error_range, 5))
-    bar.ax.tick_params(labelsize=7, length=2, color=faint, pad=1); bar.outline.set_visible(False)
+    bar = fig.colorbar(drawn, cax=fig.add_axes(box), orientation='horizontal', extend='both',
+                       ticks=np.linspace(-error_range, error_range, 5))
+    bar.ax.tick_params(labelsize=7, length=2, color=faint, pad=1)
+    bar.outline.set_visible(False)
     bar.ax.set_xlabel('prediction − truth, HU', fontsize=8, color=ink, labelpad=1)
 
 def _attempt(ax, name, draw, *args):
@@ -393,13 +410,32 @@ def _planes_of(fig, grid, volume, truth, spacing, window, error_range, depths):
         for j, (name, a, lo, hi, cmap) in enumerate(columns):
             ax = fig.add_subplot(grid[i, j])
             if a is None: missing(ax, f'{name}: no truth given')
-            else: drawn = show_planes(ax, a, spacing, plane, indices, lo, hi, cmap, letters=j < 2, positions=j == 0, bar=bar if i == j == 0 else None)
+            else:
+                drawn = show_planes(ax, a, spacing, plane, indices, lo, hi, cmap, letters=j < 2,
+                                    positions=j == 0, bar=bar if i == j == 0 else None)
             if i == 0: _title(ax, f'{name}, HU' + (f' {lo:.0f} to {hi:.0f}'.replace('-', '−') if j < 2 else ''))
-            if j == 0: ax.text(-.012, .5, plane, transform=ax.transAxes, rotation=90, ha='right', va='center', fontsize=9, color=ink)
+            if j == 0:
+                ax.text(-.012, .5, plane, transform=ax.transAxes, rotation=90,
+                        ha='right', va='center', fontsize=9, color=ink)
     if truth is None: return
     error_bar(fig, drawn, (.725, .048, .2, .013), error_range)
 
 # %% ../nbs/50_figures.ipynb #e40c987a
+def _top_row(fig, xrays, features, depth, views):
+    "The six panels above: X-rays, features, depth."
+    top = fig.add_gridspec(1, 6, left=.03, right=.985, top=.875, bottom=.675, wspace=.28,
+                           width_ratios=(1, 1, 1, 1.1, 1.1, 1.25))
+    axes = [fig.add_subplot(top[i]) for i in range(6)]
+    for i in range(2):
+        if xrays is None or i >= len(xrays): missing(axes[i], 'X-ray\nnot given')
+        else: _attempt(axes[i], 'X-ray', show_xray, xrays[i], views[i] if i < len(views) else '')
+    if features is None: missing(axes[2], 'Encoder features\nnot recorded')
+    else: _attempt(axes[2], 'Encoder features', show_features, features)
+    for ax, name, draw in zip(axes[3:], ('Depth distribution', 'Boundaries', 'Weight maps'),
+                              (show_distribution, show_boundaries, show_weight_maps)):
+        _attempt(ax, name, draw, depth, views)
+
+# %% ../nbs/50_figures.ipynb #5e6ade93
 def overview(
     xrays, # (V, h, w) line integrals; None where not at hand
     pred, # Volume or (D, H, W) HU
@@ -419,21 +455,17 @@ def overview(
     "The 15-panel page: what went in, what the network made of it, what came out and how wrong it is."
     volume, spacing = as_grid(pred, spacing)
     truth = None if truth is None else as_array(truth)
-    if truth is not None and truth.shape != volume.shape: raise InputError(f'prediction {volume.shape} and truth {truth.shape} lie on different grids; resample one onto the other first')
+    if truth is not None and truth.shape != volume.shape:
+        raise InputError(f'prediction {volume.shape} and truth {truth.shape} lie on different grids; '
+                         'resample one onto the other first')
     fig = Page(16, 9.6)
     header(fig, title, metrics, baselines)
-    top = fig.add_gridspec(1, 6, left=.03, right=.985, top=.875, bottom=.675, wspace=.28, width_ratios=(1, 1, 1, 1.1, 1.1, 1.25))
-    axes = [fig.add_subplot(top[i]) for i in range(6)]
-    for i in range(2):
-        if xrays is None or i >= len(xrays): missing(axes[i], 'X-ray\nnot given')
-        else: _attempt(axes[i], 'X-ray', show_xray, xrays[i], views[i] if i < len(views) else '')
-    if features is None: missing(axes[2], 'Encoder features\nnot recorded')
-    else: _attempt(axes[2], 'Encoder features', show_features, features)
-    for ax, name, draw in zip(axes[3:], ('Depth distribution', 'Boundaries', 'Weight maps'), (show_distribution, show_boundaries, show_weight_maps)):
-        _attempt(ax, name, draw, depth, views)
+    _top_row(fig, xrays, features, depth, views)
     extent = [n*s for n, s in zip(volume.shape, spacing)]
-    grid = fig.add_gridspec(3, 3, left=.03, right=.985, top=.6, bottom=.085, wspace=.03, hspace=.05, height_ratios=(extent[1], extent[0], extent[0]))
-    _planes_of(fig, grid, volume, truth, spacing, window if isinstance(window, Window) else Window.named(window), error_range, depths)
+    grid = fig.add_gridspec(3, 3, left=.03, right=.985, top=.6, bottom=.085, wspace=.03, hspace=.05,
+                            height_ratios=(extent[1], extent[0], extent[0]))
+    _planes_of(fig, grid, volume, truth, spacing,
+               window if isinstance(window, Window) else Window.named(window), error_range, depths)
     return fig
 
 # %% ../nbs/50_figures.ipynb #fabdab35
@@ -456,11 +488,13 @@ def comparison(
     widths = (extent[2], extent[2], extent[1])
     rows = {'truth': a, **{k: as_array(v) for k, v in predictions.items()}}
     for name, p in rows.items():
-        if p.shape != a.shape: raise InputError(f'{name}: {p.shape} does not lie on the grid of the truth, {a.shape}; resample it first')
+        if p.shape != a.shape:
+            raise InputError(f'{name}: {p.shape} does not lie on the grid of the truth, {a.shape}; resample it first')
     height = max(extent[0], extent[1])/sum(widths)*5.2
     fig = Page(13.4, (height+.08)*len(rows) + .6)
     scale = 1/fig.get_figheight()
-    grid = fig.add_gridspec(len(rows), 6, left=.2, right=.99, top=1-.5*scale, bottom=.1*scale, wspace=.03, hspace=.04, width_ratios=widths*2)
+    grid = fig.add_gridspec(len(rows), 6, left=.2, right=.99, top=1-.5*scale, bottom=.1*scale,
+                            wspace=.03, hspace=.04, width_ratios=widths*2)
     for i, (name, p) in enumerate(rows.items()):
         _comparison_row(fig, grid, i, name, p, a, spacing, at, w, error_range, scores.get(name, {}))
     if title: fig.text(.01, 1-.12*scale, title, fontsize=11, color=ink, va='top', fontweight='bold')
@@ -471,16 +505,21 @@ def _comparison_row(fig, grid, i, name, p, truth, spacing, at, window, error_ran
     axes = [fig.add_subplot(grid[i, j]) for j in range(6 if i else 3)]
     for j, (ax, plane) in enumerate(zip(axes, planes)):
         show_planes(ax, p, spacing, plane, [at[j]], window.low, window.high, letters=i == 0, positions=i == 0)
-        if i == 0: _title(ax, f'{plane}, HU {window.low:.0f} to {window.high:.0f}'.replace('-', '−') if j == 0 else plane)
+        if i == 0:
+            _title(ax, f'{plane}, HU {window.low:.0f} to {window.high:.0f}'.replace('-', '−') if j == 0 else plane)
     for j, (ax, plane) in enumerate(zip(axes[3:], planes)):
-        drawn = show_planes(ax, p-truth, spacing, plane, [at[j]], -error_range, error_range, error_map, letters=False, positions=False)
+        drawn = show_planes(ax, p-truth, spacing, plane, [at[j]], -error_range, error_range, error_map,
+                            letters=False, positions=False)
         if i == 1: _title(ax, f'{plane}, error')
-    axes[0].text(-.06, .98, name, transform=axes[0].transAxes, ha='right', va='top', fontsize=10, color=ink, fontweight='bold')
+    axes[0].text(-.06, .98, name, transform=axes[0].transAxes,
+                 ha='right', va='top', fontsize=10, color=ink, fontweight='bold')
     lines = [f'{label(k)}   {number(v, k)}' for k, v in list(headline(scores).items())[:4]]
-    axes[0].text(-.06, .84, '\n'.join(lines), transform=axes[0].transAxes, ha='right', va='top', fontsize=7.5, color=ink, linespacing=1.6)
+    axes[0].text(-.06, .84, '\n'.join(lines), transform=axes[0].transAxes,
+                 ha='right', va='top', fontsize=7.5, color=ink, linespacing=1.6)
     if i == 1:
         box = axes[4].get_position()
-        error_bar(fig, drawn, (box.x0 - .3*box.width, box.y1 + .85/fig.get_figheight(), 1.6*box.width, .1/fig.get_figheight()), error_range)
+        error_bar(fig, drawn, (box.x0 - .3*box.width, box.y1 + .85/fig.get_figheight(),
+                               1.6*box.width, .1/fig.get_figheight()), error_range)
 
 # %% ../nbs/50_figures.ipynb #18bacd33
 def read_columns(
@@ -489,9 +528,11 @@ def read_columns(
     "The columns that hold numbers: {name: float array}; an empty cell is NaN."
     if isinstance(path, (str, Path)):
         try: rows = list(csv.DictReader(Path(path).read_text(encoding='utf-8').splitlines()))
-        except (OSError, UnicodeDecodeError) as e: raise InputError(f'{path}: cannot be read as a training log ({e})') from None
+        except (OSError, UnicodeDecodeError) as e:
+            raise InputError(f'{path}: cannot be read as a training log ({e})') from None
     else: rows = list(path)
-    if not rows: raise InputError(f'{path if isinstance(path, (str, Path)) else "the log"}: holds no finished epoch yet')
+    if not rows:
+        raise InputError(f'{path if isinstance(path, (str, Path)) else "the log"}: holds no finished epoch yet')
     columns = {}
     for key in rows[0]:
         try: columns[key] = np.array([float(v) if (v := r.get(key)) not in (None, '') else np.nan for r in rows])
@@ -517,21 +558,25 @@ def curves(
     c = read_columns(log)
     epochs = c.pop(x, np.arange(len(next(iter(c.values())))))
     losses = [k for k in c if 'loss' in k]
-    others = [k for k in (columns or c) if k in c and k not in losses and not {'time', 'seconds', 'lr', 'lrs', 'step', 'epoch'} & set(k.split('_'))]
+    others = [k for k in (columns or c) if k in c and k not in losses
+              and not {'time', 'seconds', 'lr', 'lrs', 'step', 'epoch'} & set(k.split('_'))]
     groups = ([losses] if losses else []) + [[k] for k in others[:5]]
     fig = Page(3.4*max(len(groups), 1), 2.9)
     for ax, keys in zip(fig.subplots(1, max(len(groups), 1), squeeze=False)[0], groups):
         for i, k in enumerate(keys):
-            ax.plot(epochs, c[k], color=hues[i % 6], lw=1.5, ls=('-', '--', ':')[i % 3], marker='.' if len(epochs) < 12 else None, label=label(k))
+            ax.plot(epochs, c[k], color=hues[i % 6], lw=1.5, ls=('-', '--', ':')[i % 3],
+                    marker='.' if len(epochs) < 12 else None, label=label(k))
         for name, b in (baselines or {}).items():
             if keys[0] not in b: continue
             ax.axhline(b[keys[0]], color=faint, lw=1, ls=':')
-            ax.annotate(name, (1, b[keys[0]]), xycoords=('axes fraction', 'data'), fontsize=7, color=faint, ha='right', va='bottom')
+            ax.annotate(name, (1, b[keys[0]]), xycoords=('axes fraction', 'data'),
+                        fontsize=7, color=faint, ha='right', va='bottom')
         if keys is losses and all(np.nanmin(c[k]) > 0 for k in keys if np.isfinite(c[k]).any()): _log_axis(ax)
         if keys is losses: ax.legend(fontsize=7, frameon=False)
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         _plot_style(ax, x, unit(keys[0]))
         _title(ax, 'Loss' if keys is losses else label(keys[0]))
-    fig.subplots_adjust(left=.6/fig.get_figwidth(), right=1-.1/fig.get_figwidth(), bottom=.17, top=.82 if title else .9, wspace=.28)
+    fig.subplots_adjust(left=.6/fig.get_figwidth(), right=1-.1/fig.get_figwidth(),
+                        bottom=.17, top=.82 if title else .9, wspace=.28)
     if title: fig.suptitle(title, fontsize=11, x=.01, ha='left', color=ink)
     return fig

@@ -34,7 +34,8 @@ class ProjectionLoss(nn.Module):
         super().__init__()
         self.projector, self.kev, self.reference = projector, kev, reference
 
-    def lines(self, v): return self.projector(hu_to_mu(1000*(v if v.dtype == torch.float64 else v.float()), self.kev)) # model space → line integrals
+    def lines(self, v): # model space → line integrals
+        return self.projector(hu_to_mu(1000*(v if v.dtype == torch.float64 else v.float()), self.kev))
 
     def forward(self,
         pred:Tensor, # (B, 1, D, H, W) model space
@@ -42,11 +43,14 @@ class ProjectionLoss(nn.Module):
         xrays:Tensor=None, # (B, V, h, w) line integrals
         mask:Tensor=None, # (B, V, h, w) bool, True: use the ray
     )->Tensor:
-        if xrays is None and target is None: raise InputError('the projection loss needs the measured X-rays, or a target to make them from')
+        if xrays is None and target is None:
+            raise InputError('the projection loss needs the measured X-rays, or a target to make them from')
         if xrays is None:
             with torch.no_grad(): xrays = self.lines(target)
         lines = self.lines(pred)
-        if lines.shape != xrays.shape: raise InputError(f'the X-rays have shape {tuple(xrays.shape)}, the projector makes {tuple(lines.shape)}; is it the geometry they were taken with?')
+        if lines.shape != xrays.shape:
+            raise InputError(f'the X-rays have shape {tuple(xrays.shape)}, the projector makes {tuple(lines.shape)}; '
+                             'is it the geometry they were taken with?')
         error = (lines - xrays).abs()/self.reference
         return error.mean() if mask is None else (error*mask).sum()/mask.sum().clamp(min=1)
 
@@ -64,15 +68,21 @@ class ReconstructionLoss(nn.Module):
         super().__init__()
         self.weights = dict(l1=l1, mse=mse, ssim=ssim, projection=projection)
         for name, w in self.weights.items():
-            if not (isinstance(w, (int, float)) and 0 <= w < float('inf')): raise InputError(f'the weight of the {name} loss must be a number from 0 up, not {w!r}')
+            if not (isinstance(w, (int, float)) and 0 <= w < float('inf')):
+                raise InputError(f'the weight of the {name} loss must be a number from 0 up, not {w!r}')
         if not any(self.weights.values()): raise InputError('every loss has weight 0: nothing would be learnt')
         if projection and projector is None: raise InputError('the projection loss needs a projector')
         self.project = ProjectionLoss(projector, kev) if projection else None
 
     def parts(self, pred, target, xrays=None, mask=None): # → name: unweighted loss, of the terms that are on
-        if pred.shape != target.shape: raise InputError(f'prediction {tuple(pred.shape)} and target {tuple(target.shape)} differ in shape')
-        if pred.dtype != torch.float64: pred, target = pred.float(), target.float()  # bfloat16 keeps 8 bits: losses are summed in float32
-        terms = dict(l1=lambda: F.l1_loss(pred, target), mse=lambda: F.mse_loss(pred, target), ssim=lambda: ssim3d_loss(pred, target),
+        if pred.shape != target.shape:
+            raise InputError(f'prediction {tuple(pred.shape)} and target {tuple(target.shape)} differ in shape')
+        # bfloat16 keeps 8 bits: losses are summed in float32
+        if pred.dtype != torch.float64: pred, target = pred.float(), target.float()
+        terms = dict(
+            l1=lambda: F.l1_loss(pred, target),
+            mse=lambda: F.mse_loss(pred, target),
+            ssim=lambda: ssim3d_loss(pred, target),
             projection=lambda: self.project(pred, target, xrays, mask))
         return {name: terms[name]() for name, w in self.weights.items() if w}
 

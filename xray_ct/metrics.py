@@ -16,7 +16,8 @@ from .volume import Volume
 # %% ../nbs/22_metrics.ipynb #8d2f25c5
 def _range(data_range):
     if not isinstance(data_range, (int, float)) or isinstance(data_range, bool) or not 0 < data_range < float('inf'):
-        raise InputError(f'PSNR and SSIM need a data range, a number above 0 that is the same for every case, not {data_range!r}. The span of each case is no ruler')
+        raise InputError('PSNR and SSIM need a data range, a number above 0 that is the same for every case, '
+                         f'not {data_range!r}. The span of each case is no ruler')
     return float(data_range)
 
 def psnr(
@@ -38,7 +39,8 @@ def _box(a, axis, window): # sum over `window` neighbours along an axis, by doub
         if window & size:  # binary digits of the window: 7 = 1 + 2 + 4
             part = run.narrow(axis, width, n)
             out, width = part if out is None else out + part, width + size
-        if size*2 <= window: run = run.narrow(axis, 0, run.shape[axis] - size) + run.narrow(axis, size, run.shape[axis] - size)
+        if size*2 <= window:
+            run = run.narrow(axis, 0, run.shape[axis] - size) + run.narrow(axis, size, run.shape[axis] - size)
         size *= 2
     return out
 
@@ -52,8 +54,10 @@ def ssim_map(
     sample=True, # variances with n - 1, as scikit-image; False: with n, as MONAI
 )->Tensor: # (..., D-6, H-6, W-6): SSIM of every whole window
     "Structural similarity of every window; differentiable."
-    if pred.shape != truth.shape: raise InputError(f'SSIM compares equal shapes, not {tuple(pred.shape)} and {tuple(truth.shape)}')
-    if min(pred.shape[-dims:]) < window: raise InputError(f'SSIM has a window of {window} voxels; the volume has {tuple(pred.shape[-dims:])}')
+    if pred.shape != truth.shape:
+        raise InputError(f'SSIM compares equal shapes, not {tuple(pred.shape)} and {tuple(truth.shape)}')
+    if min(pred.shape[-dims:]) < window:
+        raise InputError(f'SSIM has a window of {window} voxels; the volume has {tuple(pred.shape[-dims:])}')
     R, n = _range(data_range), window**dims
     x, y = pred/R, truth/R  # in units of the range, so that float32 is enough
     m = torch.stack([x, y, x*x, y*y, x*y])
@@ -70,7 +74,8 @@ def ssim(pred, truth, data_range, dims=3, window=7, sample=True):
     return ssim_map(a, b, data_range, dims, window, sample).mean()
 
 # %% ../nbs/22_metrics.ipynb #cdafab42
-TISSUES = {'air': (-1100, -950), 'lung': (-950, -500), 'fat': (-150, -30), 'soft': (0, 100), 'bone': (200, 4000)}  # HU of the truth, low ≤ v < high
+# HU of the truth, low ≤ v < high
+TISSUES = {'air': (-1100, -950), 'lung': (-950, -500), 'fat': (-150, -30), 'soft': (0, 100), 'bone': (200, 4000)}
 
 def body_mask(
     hu, # (D, H, W) array or Volume, HU
@@ -81,11 +86,14 @@ def body_mask(
     a = hu.array if isinstance(hu, Volume) else np.asarray(hu)
     # ITK's numbering of pieces: 1 is the largest after relabelling
     body = sitk.RelabelComponent(sitk.ConnectedComponent(sitk.GetImageFromArray((a > threshold).astype(np.uint8)))) == 1
-    return np.stack([sitk.GetArrayFromImage(sitk.BinaryFillhole(body[:, :, i], True)).astype(bool) for i in range(a.shape[0])])
+    return np.stack([sitk.GetArrayFromImage(sitk.BinaryFillhole(body[:, :, i], True)).astype(bool)
+                     for i in range(a.shape[0])])
 
-def tissue_bias(pred, truth): # (D, H, W) HU arrays → {'bias_hu_lung': mean of pred - truth over the truth's lung, …}; None where there is none
+def tissue_bias(pred, truth):
+    # (D, H, W) HU arrays → {'bias_hu_lung': mean of pred - truth over the truth's lung, …}; None where there is none
     masks = {name: (truth >= low) & (truth < high) for name, (low, high) in TISSUES.items()}
-    return {f'bias_hu_{name}': float((pred[m] - truth[m]).mean(dtype=np.float64)) if m.any() else None for name, m in masks.items()}
+    return {f'bias_hu_{name}': float((pred[m] - truth[m]).mean(dtype=np.float64)) if m.any() else None
+            for name, m in masks.items()}
 
 # %% ../nbs/22_metrics.ipynb #e89db2e7
 def _volume(v, name): # Volume, array or tensor, leading axes of size 1 allowed → Volume or plain array, float32
@@ -93,9 +101,11 @@ def _volume(v, name): # Volume, array or tensor, leading axes of size 1 allowed 
     else:
         a = np.asarray(v.detach().cpu().float() if isinstance(v, Tensor) else v)
         if a.dtype == object or a.ndim < 3 or a.shape[:-3] != (1,)*(a.ndim - 3):
-            raise InputError(f'{name} must be one volume (D, H, W) in HU, not of shape {a.shape}; score the cases of a batch one by one')
+            raise InputError(f'{name} must be one volume (D, H, W) in HU, not of shape {a.shape}; '
+                             'score the cases of a batch one by one')
         a = v = a.reshape(a.shape[-3:]).astype(np.float32)
-    if not np.isfinite(a).all(): raise InputError(f'{name} contains {(~np.isfinite(a)).sum()} NaN or infinite voxels; it cannot be scored')
+    if not np.isfinite(a).all():
+        raise InputError(f'{name} contains {(~np.isfinite(a)).sum()} NaN or infinite voxels; it cannot be scored')
     return v
 
 def on_one_grid(pred, truth): # Volumes, arrays or tensors in HU → two float32 arrays, was the truth resampled?
@@ -106,27 +116,39 @@ def on_one_grid(pred, truth): # Volumes, arrays or tensors in HU → two float32
         moved = p.shape != t.shape or not np.allclose(p.affine, t.affine, atol=1e-3)
         if moved: t = t.resample_to(p)
     p, t = (v.array if isinstance(v, Volume) else v for v in (p, t))
-    if p.shape != t.shape: raise InputError(f'the prediction has shape {p.shape}, the truth {t.shape}; give both as Volumes, so that the truth can be resampled')
+    if p.shape != t.shape:
+        raise InputError(f'the prediction has shape {p.shape}, the truth {t.shape}; '
+                         'give both as Volumes, so that the truth can be resampled')
     if np.ptp(t) < 10:
-        why = ', all of it air: do the two volumes overlap?' if moved and t.max() < -900 else '; is it in [-1, 1]? Scores are computed in HU'
+        why = (', all of it air: do the two volumes overlap?' if moved and t.max() < -900 else
+               '; is it in [-1, 1]? Scores are computed in HU')
         raise InputError(f'the truth spans only {np.ptp(t):.3g} HU{why}')
     return p, t, bool(moved)
 
 # %% ../nbs/22_metrics.ipynb #7b2d0bea
 def _hu(p, t, limit=1000): # clipped to ±limit, range 2·limit
-    p, t = (torch.from_numpy(v.clip(-limit, limit)) for v in (p, t)); R = 2*limit
+    p, t = (torch.from_numpy(v.clip(-limit, limit)) for v in (p, t))
+    R = 2*limit
     found = {f'psnr_3d_range{R}': psnr(p, t, R), f'ssim_3d_uniform7_range{R}': ssim(p, t, R)}
-    return found if limit != 1000 else found | {f'psnr_axial_range{R}': psnr(p, t, R, axes=(1, 2)).mean(), f'ssim_axial_uniform7_range{R}': ssim(p, t, R, dims=2)}
+    return found if limit != 1000 else found | {
+        f'psnr_axial_range{R}': psnr(p, t, R, axes=(1, 2)).mean(),
+        f'ssim_axial_uniform7_range{R}': ssim(p, t, R, dims=2)}
 
 def _masked(p, t, mask): # `hu` inside a mask
     m, (p, t) = torch.from_numpy(mask), (torch.from_numpy(v.clip(-1000, 1000)) for v in (p, t))
     inner = m[3:-3, 3:-3, 3:-3]  # centres of whole windows
     if not inner.any(): raise InputError('the mask is empty, or only at the very edge of the volume')
     e = (p[m] - t[m]).double()
-    return {'psnr_3d_body_range2000': psnr(p[m], t[m], 2000), 'ssim_3d_uniform7_body_range2000': ssim_map(p, t, 2000)[inner].mean(),
-        'mae_hu_body': e.abs().mean(), 'rmse_hu_body': (e**2).mean().sqrt(), 'body_share': m.double().mean()}
+    return {
+        'psnr_3d_body_range2000': psnr(p[m], t[m], 2000),
+        'ssim_3d_uniform7_body_range2000': ssim_map(p, t, 2000)[inner].mean(),
+        'mae_hu_body': e.abs().mean(),
+        'rmse_hu_body': (e**2).mean().sqrt(),
+        'body_share': m.double().mean()}
 
-def _published(p, t): # HU → [0, 1] and whole numbers, as X2CT's test.py; float32 on purpose, its truncation depends on it
+# %% ../nbs/22_metrics.ipynb #706a2921
+def _published(p, t):
+    # HU → [0, 1] and whole numbers, as X2CT's test.py; float32 on purpose, its truncation depends on it
     unit = [((v + np.float32(1024)).clip(0, 2500)/np.float32(2500)).astype(np.float32) for v in (p, t)]
     whole = [torch.from_numpy((v*np.float32(2500)).astype(np.int32)) for v in unit]
     return [torch.from_numpy(v) for v in unit], whole
@@ -137,7 +159,10 @@ def _slices(whole): # mean PSNR over all slices of all three axes, 100 dB for a 
 def _x2ct(p, t):
     unit, whole = _published(p, t)
     along = [ssim(*(v.movedim(axis, 0) for v in unit), 1, dims=2) for axis in range(3)]
-    return {'psnr_3d_peak4095': psnr(*whole, 4095), 'psnr_slices_peak4095': _slices(whole), 'ssim_slices_uniform7_range1': torch.stack(along).mean()}
+    return {
+        'psnr_3d_peak4095': psnr(*whole, 4095),
+        'psnr_slices_peak4095': _slices(whole),
+        'ssim_slices_uniform7_range1': torch.stack(along).mean()}
 
 def _perx2ct(p, t):
     unit, whole = _published(p, t)
@@ -154,15 +179,19 @@ def score(
 ) -> dict: # plain numbers, ready for JSON; every PSNR and SSIM key names its range
     "Score a reconstruction against the truth, by a named protocol."
     if 'min' in str(protocol) and 'max' in str(protocol):
-        raise InputError('per-case min–max scaling gives every patient another ruler and is refused; choose one of ' + ', '.join(PROTOCOLS))
-    if protocol not in PROTOCOLS: raise InputError(f'no protocol is called {protocol!r}; there are {", ".join(PROTOCOLS)}')
-    if mask is not None and protocol != 'masked': raise InputError(f"a mask belongs to protocol='masked', not {protocol!r}")
+        raise InputError('per-case min–max scaling gives every patient another ruler and is refused; '
+                         'choose one of ' + ', '.join(PROTOCOLS))
+    if protocol not in PROTOCOLS:
+        raise InputError(f'no protocol is called {protocol!r}; there are {", ".join(PROTOCOLS)}')
+    if mask is not None and protocol != 'masked':
+        raise InputError(f"a mask belongs to protocol='masked', not {protocol!r}")
     p, t, moved = on_one_grid(pred, truth)
     if protocol == 'masked':
         own, mask = mask is None, body_mask(t) if mask is None else np.asarray(mask, bool)
         if mask.shape != p.shape: raise InputError(f'the mask has shape {mask.shape}, the prediction {p.shape}')
         found = _masked(p, t, mask) | {'mask': 'body of the truth' if own else 'given'}
-    else: found = {'hu': _hu, 'hu1024': lambda p, t: _hu(p, t, 1024), 'x2ct': _x2ct, 'perx2ct': _perx2ct}[protocol](p, t)
+    else:
+        found = {'hu': _hu, 'hu1024': lambda p, t: _hu(p, t, 1024), 'x2ct': _x2ct, 'perx2ct': _perx2ct}[protocol](p, t)
     c = [v.clip(-1000, 1000).astype(np.float64) for v in (p, t)]  # the HU errors are the same in every protocol
     found |= {'mae_hu': abs(c[0] - c[1]).mean(), 'rmse_hu': ((c[0] - c[1])**2).mean()**.5, **tissue_bias(*c)}
     plain = {k: v if v is None or isinstance(v, str) else float(v) for k, v in found.items()}

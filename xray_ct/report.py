@@ -31,7 +31,8 @@ def encode(
         buffer = io.BytesIO()
         image.convert('RGB').save(buffer, 'jpeg', quality=85)
         image = buffer.getvalue()
-    if image[:3] != b'\xff\xd8\xff' and image[:4] != b'\x89PNG': raise InputError('a picture in a report is a PNG or a JPEG')
+    if image[:3] != b'\xff\xd8\xff' and image[:4] != b'\x89PNG':
+        raise InputError('a picture in a report is a PNG or a JPEG')
     return image
 
 def data_uri(
@@ -60,7 +61,8 @@ class Picture:
     caption: str = ''
     kind = 'picture'
     def __post_init__(self):
-        if not self.alt.strip(): raise InputError(f'the picture {self.title!r} needs an alt text: one sentence that says what it shows')
+        if not self.alt.strip():
+            raise InputError(f'the picture {self.title!r} needs an alt text: one sentence that says what it shows')
         object.__setattr__(self, 'bytes', encode(self.image))
     @property
     def uri(self): return data_uri(self.bytes)
@@ -98,7 +100,9 @@ def aim(
 ):
     "Which way is better: 'less', 'nearer 0' or 'more'."
     parts = set(str(key).lower().split('_'))
-    return 'nearer 0' if 'bias' in parts else 'less' if {'mae', 'rmse', 'nrmse', 'mse', 'error', 'loss', 'seconds', 'bytes'} & parts else 'more'
+    return ('nearer 0' if 'bias' in parts else
+            'less' if {'mae', 'rmse', 'nrmse', 'mse', 'error', 'loss', 'seconds', 'bytes'} & parts else
+            'more')
 
 def best(
     key, # the measure
@@ -121,13 +125,15 @@ class Scores:
     @property
     def method(self): return self.ours or next(iter(self.scores), '')
     @property
-    def keys(self): return list(dict.fromkeys(k for row in self.scores.values() for k, v in row.items() if is_number(v)))
+    def keys(self):
+        return list(dict.fromkeys(k for row in self.scores.values() for k, v in row.items() if is_number(v)))
     def winners(self, key): return best(key, {m: row.get(key) for m, row in self.scores.items()})
     @property
     def rows(self): # (measure, its unit and aim, [(text, is it the best, is it ours) for each method])
         text = lambda row, k: number(row[k], k).removesuffix(unit(k)).strip() if k in row else '–'
         return [(label(k), ', '.join(filter(None, (unit(k), f'{aim(k)} is better'))),
-                 [(text(row, k), m in self.winners(k), m == self.method) for m, row in self.scores.items()]) for k in self.keys]
+                 [(text(row, k), m in self.winners(k), m == self.method) for m, row in self.scores.items()])
+                for k in self.keys]
     @property
     def verdict(self):
         if len(self.scores) < 2: return 'No baseline was computed beside it: this number alone says little.'
@@ -136,11 +142,14 @@ class Scores:
 
 # %% ../nbs/61_report.ipynb #b932142f
 css = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1c1e21; --soft: #5a6068; --line: #d8dce0; --panel: #f5f6f8; --mark: #0b5cad; --warn: #fff6e0; --warn-line: #b7791f }
-@media (prefers-color-scheme: dark) { :root { --paper: #16181b; --ink: #e6e8ea; --soft: #a2a9b1; --line: #363b41; --panel: #1f2226; --mark: #7db7f0; --warn: #2b2415; --warn-line: #d9a441 } }
+:root { color-scheme: light dark; --paper: #fff; --ink: #1c1e21; --soft: #5a6068; --line: #d8dce0; --panel: #f5f6f8; \
+--mark: #0b5cad; --warn: #fff6e0; --warn-line: #b7791f }
+@media (prefers-color-scheme: dark) { :root { --paper: #16181b; --ink: #e6e8ea; --soft: #a2a9b1; --line: #363b41; \
+--panel: #1f2226; --mark: #7db7f0; --warn: #2b2415; --warn-line: #d9a441 } }
 * { box-sizing: border-box }
 html { -webkit-text-size-adjust: 100% }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif }
+body { margin: 0; background: var(--paper); color: var(--ink); \
+font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif }
 main { max-width: 68rem; margin: 0 auto; padding: 1.5rem 1rem 3rem }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; text-wrap: balance; overflow-wrap: anywhere }
 h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--line) }
@@ -148,45 +157,78 @@ p { max-width: 46rem; margin: .5rem 0; white-space: pre-line; overflow-wrap: any
 .soft, figcaption { color: var(--soft); font-size: .9rem }
 nav { font-size: .9rem; margin: .8rem 0 } nav a { margin-right: 1rem; white-space: nowrap }
 a { color: var(--mark) }
-.notice { border-left: 4px solid var(--warn-line); background: var(--warn); padding: .5rem .9rem; margin: 1rem 0; max-width: none }
+.notice { border-left: 4px solid var(--warn-line); background: var(--warn); padding: .5rem .9rem; margin: 1rem 0; \
+max-width: none }
 .frame { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px }
 .frame:focus-visible { outline: 2px solid var(--mark) }
 table { border-collapse: collapse; font-size: .92rem; width: 100% }
-th, td { padding: .4rem .8rem; text-align: right; border-top: 1px solid var(--line); white-space: nowrap; font-variant-numeric: tabular-nums }
-thead th { border-top: 0; background: var(--panel); vertical-align: bottom; white-space: normal } th small { display: block; font-weight: normal; color: var(--soft) }
-th:first-child { text-align: left; font-weight: 600 } tbody th { white-space: normal; min-width: 8.5rem; position: sticky; left: 0; background: var(--paper) } td.ours { background: var(--panel) }
-table.settings th { min-width: 0; font: .85rem/1.5 ui-monospace, Menlo, Consolas, monospace; font-weight: normal; width: 1%; vertical-align: top }
-table.settings td { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 12rem } table.settings tr:first-child > * { border-top: 0 }
-figure { margin: .6rem 0 } figure img { display: block; width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 6px }
+th, td { padding: .4rem .8rem; text-align: right; border-top: 1px solid var(--line); white-space: nowrap; \
+font-variant-numeric: tabular-nums }
+thead th { border-top: 0; background: var(--panel); vertical-align: bottom; white-space: normal } \
+th small { display: block; font-weight: normal; color: var(--soft) }
+th:first-child { text-align: left; font-weight: 600 } \
+tbody th { white-space: normal; min-width: 8.5rem; position: sticky; left: 0; background: var(--paper) } \
+td.ours { background: var(--panel) }
+table.settings th { min-width: 0; font: .85rem/1.5 ui-monospace, Menlo, Consolas, monospace; font-weight: normal; \
+width: 1%; vertical-align: top }
+table.settings td { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 12rem } \
+table.settings tr:first-child > * { border-top: 0 }
+"""
+
+# %% ../nbs/61_report.ipynb #cae8ecfd
+css += """\
+figure { margin: .6rem 0 } figure img { display: block; width: 100%; height: auto; background: #fff; \
+border: 1px solid var(--line); border-radius: 6px }
 figure.small img { width: auto; max-width: 100% }
-footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .8rem; color: var(--soft); font-size: .85rem }
-@media (max-width: 40rem) { th, td { padding: .35rem .5rem } .zoom { overflow-x: auto } .zoom img { width: 60rem; max-width: none } h1 { font-size: 1.35rem } }
-@media print { @page { margin: 14mm } :root { --paper: #fff; --ink: #000; --soft: #444; --line: #bbb; --panel: #f3f3f3; --mark: #000; --warn: #fff; --warn-line: #000 } body { font-size: 10pt } nav { display: none } .frame { overflow: visible } table { font-size: 9pt } th, td { padding: .15rem .4rem; white-space: normal } figure, tr, .notice { break-inside: avoid } h2 { break-after: avoid } }
+footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .8rem; color: var(--soft); \
+font-size: .85rem }
+@media (max-width: 40rem) { th, td { padding: .35rem .5rem } .zoom { overflow-x: auto } \
+.zoom img { width: 60rem; max-width: none } h1 { font-size: 1.35rem } }
+@media print { @page { margin: 14mm } :root { --paper: #fff; --ink: #000; --soft: #444; --line: #bbb; \
+--panel: #f3f3f3; --mark: #000; --warn: #fff; --warn-line: #000 } body { font-size: 10pt } nav { display: none } \
+.frame { overflow: visible } table { font-size: 9pt } th, td { padding: .15rem .4rem; white-space: normal } \
+figure, tr, .notice { break-inside: avoid } h2 { break-after: avoid } }
 """
 
 # %% ../nbs/61_report.ipynb #38e32e9c
 template = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><meta name="generator" content="xray_ct {{ version }}">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'"><title>{{ title }}</title><style>{{ css }}</style></head>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">\
+<meta name="generator" content="xray_ct {{ version }}">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">\
+<title>{{ title }}</title><style>{{ css }}</style></head>
 <body><main>
 <header><h1>{{ title }}</h1>{% if subtitle %}<p class="soft">{{ subtitle }}</p>{% endif %}
 <p class="notice" role="note">{{ notice }}</p>
-{% if sections|length > 3 %}<nav aria-label="Sections">{% for s in sections %}<a href="#s{{ loop.index }}">{{ s.title }}</a> {% endfor %}</nav>{% endif %}</header>
-{% for s in sections %}<section id="s{{ loop.index }}" aria-labelledby="h{{ loop.index }}"><h2 id="h{{ loop.index }}">{{ s.title }}</h2>
+{% if sections|length > 3 %}<nav aria-label="Sections">{% for s in sections %}\
+<a href="#s{{ loop.index }}">{{ s.title }}</a> {% endfor %}</nav>{% endif %}</header>
+{% for s in sections %}<section id="s{{ loop.index }}" aria-labelledby="h{{ loop.index }}">\
+<h2 id="h{{ loop.index }}">{{ s.title }}</h2>
 {% if s.kind == 'text' %}{% for p in s.paragraphs %}<p>{{ p }}</p>{% endfor %}
-{% elif s.kind == 'picture' %}{% set size = s.size %}<figure class="{{ 'wide' if size[0] >= 900 else 'small' }}"><div class="{{ 'zoom' if size[0] >= 900 else '' }}"{% if size[0] >= 900 %} tabindex="0" role="group" aria-label="{{ s.title }}, scrolls on a small screen"{% endif %}><img src="{{ s.uri }}" width="{{ size[0] }}" height="{{ size[1] }}" alt="{{ s.alt }}"></div>{% if s.caption %}<figcaption>{{ s.caption }}</figcaption>{% endif %}</figure>
-{% elif s.kind == 'scores' %}<div class="frame" tabindex="0" role="group" aria-label="{{ s.title }}, table"><table><thead><tr><th scope="col">Measure</th>{% for name in s.scores %}<th scope="col"{% if name == s.method %} class="ours"{% endif %}>{{ name }}</th>{% endfor %}</tr></thead>
-<tbody>{% for name, how, cells in s.rows %}<tr><th scope="row">{{ name }}<small>{{ how }}</small></th>{% for text, best, ours in cells %}<td{% if ours %} class="ours"{% endif %}>{% if best %}<strong>{{ text }}</strong>{% else %}{{ text }}{% endif %}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>
+{% elif s.kind == 'picture' %}{% set size = s.size %}<figure class="{{ 'wide' if size[0] >= 900 else 'small' }}">\
+<div class="{{ 'zoom' if size[0] >= 900 else '' }}"{% if size[0] >= 900 %} \
+tabindex="0" role="group" aria-label="{{ s.title }}, scrolls on a small screen"{% endif %}>\
+<img src="{{ s.uri }}" width="{{ size[0] }}" height="{{ size[1] }}" alt="{{ s.alt }}"></div>{% if s.caption %}\
+<figcaption>{{ s.caption }}</figcaption>{% endif %}</figure>
+{% elif s.kind == 'scores' %}<div class="frame" tabindex="0" role="group" aria-label="{{ s.title }}, table"><table>\
+<thead><tr><th scope="col">Measure</th>{% for name in s.scores %}<th scope="col"{% if name == s.method %} \
+class="ours"{% endif %}>{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>{% for name, how, cells in s.rows %}<tr><th scope="row">{{ name }}<small>{{ how }}</small></th>\
+{% for text, best, ours in cells %}<td{% if ours %} class="ours"{% endif %}>{% if best %}<strong>{{ text }}</strong>\
+{% else %}{{ text }}{% endif %}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>
 <p class="soft">{{ s.verdict }}{{ ' ' ~ s.note if s.note }}</p>
-{% else %}<div class="frame"><table class="settings"><tbody>{% for name, value in s.rows %}<tr><th scope="row">{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</tbody></table></div>{% if s.note %}<p class="soft">{{ s.note }}</p>{% endif %}
+{% else %}<div class="frame"><table class="settings"><tbody>{% for name, value in s.rows %}<tr>\
+<th scope="row">{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</tbody></table></div>{% if s.note %}\
+<p class="soft">{{ s.note }}</p>{% endif %}
 {% endif %}</section>
 {% endfor %}<footer>{{ notice }} Written by xray_ct {{ version }}.</footer>
 </main></body></html>
 """
 
 # %% ../nbs/61_report.ipynb #6f2d9a30
-warning = 'Research software, not a medical device: nothing on this page may guide the diagnosis or treatment of a person.'
-notice = f'{warning} A CT reconstructed from two X-rays is an estimate; what it shows may not be there, and what is there may be missing.'
+warning = ('Research software, not a medical device: '
+           'nothing on this page may guide the diagnosis or treatment of a person.')
+notice = (f'{warning} A CT reconstructed from two X-rays is an estimate; '
+          'what it shows may not be there, and what is there may be missing.')
 
 def write_report(
     path, # the HTML file
@@ -196,8 +238,11 @@ def write_report(
     notice=notice, # at the top and at the end; it begins with `warning`
 ):
     "Write the report, whole or not at all; returns its path."
-    if not notice.startswith(warning): raise InputError("a report's notice begins with `report.warning`: research software, not a medical device")
+    if not notice.startswith(warning):
+        raise InputError("a report's notice begins with `report.warning`: research software, not a medical device")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
-    html = environment.from_string(template).render(title=title, subtitle=subtitle, sections=list(sections), notice=notice, css=jinja2.utils.markupsafe.Markup(css), version=versions(['xray_ct']).get('xray_ct', ''))
+    html = environment.from_string(template).render(
+        title=title, subtitle=subtitle, sections=list(sections), notice=notice,
+        css=jinja2.utils.markupsafe.Markup(css), version=versions(['xray_ct']).get('xray_ct', ''))
     with staged(path) as f: f.write_text(html, encoding='utf-8')
     return Path(path)

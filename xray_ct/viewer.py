@@ -22,7 +22,9 @@ def grey(
     window, # a `Window`
 ):
     "HU → 0…255; what isn't a number is black."
-    return np.nan_to_num((np.asarray(hu, np.float32) - window.low)*(255/window.width), nan=0.).clip(0, 255).astype(np.uint8)
+    return np.nan_to_num(
+        (np.asarray(hu, np.float32) - window.low)*(255/window.width), nan=0.
+    ).clip(0, 255).astype(np.uint8)
 
 colours = (matplotlib.colormaps[error_map](np.arange(256))[:, :3]*255).round().astype(np.uint8)  # (256, 3)
 
@@ -84,13 +86,18 @@ class Scene:
         size=288, # pixels along the longest side of the volume
         error_range=500., # HU at the ends of the error scale
     ):
-        if not isinstance(prediction, Volume): raise InputError(f'the viewer shows a Volume, not a {type(prediction).__name__}: Volume(array, spacing) makes one')
-        self.resampled = truth is not None and not (truth.shape == prediction.shape and np.allclose(truth.affine, prediction.affine, atol=1e-3))
+        if not isinstance(prediction, Volume):
+            raise InputError(f'the viewer shows a Volume, not a {type(prediction).__name__}: '
+                             'Volume(array, spacing) makes one')
+        self.resampled = truth is not None and not (
+            truth.shape == prediction.shape and np.allclose(truth.affine, prediction.affine, atol=1e-3))
         self.prediction, self.truth = prediction, truth.resample_to(prediction) if self.resampled else truth
         self.xrays = None if xrays is None else as_array(xrays)
         self.geometry, self.size, self.error_range = geometry, size, error_range
         self.at, self.window, self.mode = [n//2 for n in prediction.shape], window, mode
-        if mode not in self.modes: raise InputError(f'mode {mode!r} is not one of {", ".join(self.modes)}' + ('' if truth is not None else ' (no truth was given)'))
+        if mode not in self.modes:
+            raise InputError(f'mode {mode!r} is not one of {", ".join(self.modes)}'
+                             + ('' if truth is not None else ' (no truth was given)'))
         Window.named(window)  # refuses a name nobody knows
         self._coords, self._shown = {}, None  # filled when first drawn
 
@@ -102,7 +109,8 @@ def place(
     lps, # (x, y, z) mm in the patient: left, posterior, superior positive
 ):
     "Patient coordinates in words: 'R 12.5, A 3.0, S 40.0 mm'."
-    return ', '.join(f'{letters[int(v >= 0)]} {abs(v):.1f}' for letters, v in zip(('RL', 'AP', 'IS'), np.round(lps, 1))) + ' mm'
+    return ', '.join(f'{letters[int(v >= 0)]} {abs(v):.1f}'
+                     for letters, v in zip(('RL', 'AP', 'IS'), np.round(lps, 1))) + ' mm'
 
 def hu_text(value, signed=False):
     text = 'not a number' if not np.isfinite(value) else f'{value:+.0f} HU' if signed else f'{value:.0f} HU'
@@ -113,7 +121,9 @@ def hu_text(value, signed=False):
 def under(self:Scene):
     "What lies under the crosshair: indices, LPS mm, HU."
     d, h, w = self.at
-    values = {'voxel': (d, h, w), 'lps': tuple((self.prediction.affine[:3] @ [d, h, w, 1.]).tolist()), 'prediction': float(self.prediction.array[d, h, w])}
+    values = {'voxel': (d, h, w),
+              'lps': tuple((self.prediction.affine[:3] @ [d, h, w, 1.]).tolist()),
+              'prediction': float(self.prediction.array[d, h, w])}
     if self.truth is not None:
         values['truth'] = float(self.truth.array[d, h, w])
         values['error'] = values['prediction'] - values['truth']
@@ -148,12 +158,17 @@ def plane(self:Scene, plane): # 'axial', …
     size, tiles = self.pixels(plane), []
     row, column = [(i + .5)/n for k, (i, n) in enumerate(zip(self.at, self.prediction.shape)) if k != axis]
     for name, array in self.layers():
-        if array is None: image = coloured(cut(self.prediction.array, plane, self.at[axis]) - cut(self.truth.array, plane, self.at[axis]), self.error_range)
-        else: image = grey(cut(array, plane, self.at[axis]), Window.named(self.window))
+        if array is None:
+            image = coloured(cut(self.prediction.array, plane, self.at[axis])
+                             - cut(self.truth.array, plane, self.at[axis]), self.error_range)
+        else:
+            image = grey(cut(array, plane, self.at[axis]), Window.named(self.window))
         image = stretch(image, size)
         mark(image, int(column*size[0]), int(row*size[1]))
         draw, (w, h) = ImageDraw.Draw(image), size
-        for xy, text, anchor in (((4, h//2), left, 'lm'), ((w-4, h//2), right, 'rm'), ((w//2, 4), top, 'mt'), ((w//2, h-4), bottom, 'mb')): write(draw, xy, text, anchor)
+        for xy, text, anchor in (((4, h//2), left, 'lm'), ((w-4, h//2), right, 'rm'),
+                                 ((w//2, 4), top, 'mt'), ((w//2, h-4), bottom, 'mb')):
+            write(draw, xy, text, anchor)
         write(draw, (5, 5), name, 'lt')
         tiles.append(np.asarray(image))
     return Image.fromarray(np.concatenate(tiles))
@@ -166,7 +181,8 @@ def spots(self:Scene):
     if g is None or not np.allclose(p.center, g.isocenter, atol=.1): return [None]*len(self.xrays)
     found = []
     for view in g.views:
-        if view not in self._coords: self._coords[view] = [c.expand(p.shape) for c in g.detector_coords(view, p.shape, p.spacing)[:2]]
+        if view not in self._coords:
+            self._coords[view] = [c.expand(p.shape) for c in g.detector_coords(view, p.shape, p.spacing)[:2]]
         found.append(tuple(float(c[tuple(self.at)]) for c in self._coords[view]))
     return found
 
@@ -185,7 +201,9 @@ def xray_pictures(self:Scene):
     for image, spot, view in zip(pictures, self.spots(), views):
         if spot is not None: mark(image, int((spot[0] + .5)/w*size[0]), int((spot[1] + .5)/h*size[1]))
         draw, (left, right) = ImageDraw.Draw(image), edges.get(view, '  ')
-        for xy, text, anchor in (((4, size[1]//2), left, 'lm'), ((size[0]-4, size[1]//2), right, 'rm'), ((5, 5), f'X-ray {view}', 'lt')): write(draw, xy, text, anchor)
+        for xy, text, anchor in (((4, size[1]//2), left, 'lm'), ((size[0]-4, size[1]//2), right, 'rm'),
+                                 ((5, 5), f'X-ray {view}', 'lt')):
+            write(draw, xy, text, anchor)
     return pictures
 
 # %% ../nbs/72_viewer.ipynb #2d8fc4ae
@@ -205,15 +223,25 @@ def scale(self:Scene, width=288, height=34): # pixels
 # %% ../nbs/72_viewer.ipynb #19414ab9
 def _picture_widget(size):
     # no tooltip: ipywidgets 8.1 fails to draw an Image that has one
-    return widgets.Image(format='jpeg', width=size[0], height=size[1], layout=widgets.Layout(max_width='100%', object_fit='contain', margin='0 4px 4px 0'))
+    return widgets.Image(format='jpeg', width=size[0], height=size[1],
+                         layout=widgets.Layout(max_width='100%', object_fit='contain', margin='0 4px 4px 0'))
 
+# %% ../nbs/72_viewer.ipynb #0202f0f9
 class Viewer:
     "Sliders and pictures around a `Scene`. Show it by naming it at the end of a cell."
-    def __init__(self, prediction, truth=None, xrays=None, geometry=None, window='soft tissue', mode='prediction', size=288, error_range=500.):
+    def __init__(self, prediction, truth=None, xrays=None, geometry=None, window='soft tissue', mode='prediction',
+                 size=288, error_range=500.):
         self.scene = s = Scene(prediction, truth, xrays, geometry, window, mode, size, error_range)
-        self.sliders = {p: widgets.IntSlider(s.at[i], 0, prediction.shape[i]-1, description=p, style={'description_width': '4.5em'}, layout=widgets.Layout(width='288px', max_width='100%')) for p, (i, _) in planes.items()}
-        self.window = widgets.Dropdown(options=[(f'{n}: {hu_text(Window.named(n).low)} to {hu_text(Window.named(n).high)}', n) for n in PRESETS], value=window, description='window', style={'description_width': '4.5em'}, layout=widgets.Layout(width='320px', max_width='100%'))
-        self.mode = widgets.ToggleButtons(options=list(s.modes), value=mode, style={'button_width': 'auto'}, layout=widgets.Layout(width='auto'))
+        self.sliders = {
+            p: widgets.IntSlider(s.at[i], 0, prediction.shape[i]-1, description=p, style={'description_width': '4.5em'},
+                                 layout=widgets.Layout(width='288px', max_width='100%'))
+            for p, (i, _) in planes.items()}
+        self.window = widgets.Dropdown(
+            options=[(f'{n}: {hu_text(Window.named(n).low)} to {hu_text(Window.named(n).high)}', n) for n in PRESETS],
+            value=window, description='window', style={'description_width': '4.5em'},
+            layout=widgets.Layout(width='320px', max_width='100%'))
+        self.mode = widgets.ToggleButtons(options=list(s.modes), value=mode, style={'button_width': 'auto'},
+                                          layout=widgets.Layout(width='auto'))
         self.images = {p: _picture_widget(s.pixels(p)) for p in planes}
         self.xrays = [_picture_widget(x.size) for x in s.xray_pictures()]
         self.scale, self.text = _picture_widget((288, 34)), widgets.HTML()
@@ -229,20 +257,28 @@ class Viewer:
             self.images[p].add_class('xct-plane').add_class(f'xct-image-{p}')
         for name in ('window', 'mode', 'text', 'scale'): getattr(self, name).add_class(f'xct-{name}')
         # on a wide screen the X-rays stand beside the planes, on a narrow one below
-        self.box = widgets.VBox([widgets.Box([self.mode, self.window, self.scale], layout=wrap('center')), self.text, widgets.Box([*columns, *self.xrays], layout=wrap('flex-start'))])
+        self.box = widgets.VBox([
+            widgets.Box([self.mode, self.window, self.scale], layout=wrap('center')),
+            self.text,
+            widgets.Box([*columns, *self.xrays], layout=wrap('flex-start'))])
 
-    def update(self, change=None):
-        "Take the controls' values and redraw."
-        s = self.scene
-        s.at, s.window, s.mode = [self.sliders[p].value for p in planes], self.window.value, self.mode.value
-        for p, w in self.images.items():
-            image = s.plane(p)
-            w.height, w.value = image.height, encoded(image)
-        for w, image in zip(self.xrays, s.xray_pictures()): w.value = encoded(image)
-        self.scale.value = encoded(s.scale())
-        note = ' · truth resampled onto the prediction’s grid' if s.resampled else ''
-        self.text.value = f'<span style="font-variant-numeric:tabular-nums">{html.escape(s.readout() + note)}</span><br><small>Research software, not a medical device.</small>'
+# %% ../nbs/72_viewer.ipynb #86e5547c
+@patch
+def update(self:Viewer, change=None):
+    "Take the controls' values and redraw."
+    s = self.scene
+    s.at, s.window, s.mode = [self.sliders[p].value for p in planes], self.window.value, self.mode.value
+    for p, w in self.images.items():
+        image = s.plane(p)
+        w.height, w.value = image.height, encoded(image)
+    for w, image in zip(self.xrays, s.xray_pictures()): w.value = encoded(image)
+    self.scale.value = encoded(s.scale())
+    note = ' · truth resampled onto the prediction’s grid' if s.resampled else ''
+    self.text.value = (
+        f'<span style="font-variant-numeric:tabular-nums">{html.escape(s.readout() + note)}</span><br>'
+        '<small>Research software, not a medical device.</small>')
 
-    def _ipython_display_(self):
-        from IPython.display import display
-        display(self.box)
+@patch
+def _ipython_display_(self:Viewer):
+    from IPython.display import display
+    display(self.box)
