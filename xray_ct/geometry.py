@@ -45,7 +45,8 @@ def _numbers(name, value, n, kind=float, low=0.):
     try: out = tuple(kind(v) for v in value)
     except (TypeError, ValueError): raise InputError(f'Geometry: {name}={value!r} should be {n} numbers.') from None
     if len(out) != n or not all(math.isfinite(v) and v > low for v in out):
-        raise InputError(f'Geometry: {name}={value!r} should be {n} finite numbers' + (f' above {low:g}.' if low > -math.inf else '.'))
+        raise InputError(f'Geometry: {name}={value!r} should be {n} finite numbers'
+                         + (f' above {low:g}.' if low > -math.inf else '.'))
     return out
 
 def _views(views):
@@ -55,7 +56,8 @@ def _views(views):
     out = []
     for v in views or ():
         if isinstance(v, str) and re.fullmatch(r'[-+]?\d+(\.\d+)?', v): v = float(v)
-        view_axes(v); out.append(v)
+        view_axes(v)
+        out.append(v)
     if not out: raise InputError(f'Geometry: no views given. Use {_known_views}.')
     return tuple(out)
 
@@ -80,18 +82,24 @@ class Geometry:
         put('isocenter', _numbers('isocenter', self.isocenter, 3, low=-math.inf))
         for name in ('sdd', 'sid'): put(name, _numbers(name, [getattr(self, name)], 1)[0])
         put('views', _views(self.views))
-        if self.mode not in ('cone', 'parallel'): raise InputError(f"Geometry: mode={self.mode!r} should be 'cone' or 'parallel'.")
+        if self.mode not in ('cone', 'parallel'):
+            raise InputError(f"Geometry: mode={self.mode!r} should be 'cone' or 'parallel'.")
         if self.mode == 'cone': self._check_source()
 
     @property
-    def extent(self)->tuple: return tuple(n*s for n, s in zip(self.vol_shape, self.spacing)) # size of the field (D, H, W), mm
+    def extent(self)->tuple: # size of the field (D, H, W), mm
+        return tuple(n*s for n, s in zip(self.vol_shape, self.spacing))
     def depth_extent(self, view)->float: # thickness of the field along the view's beam, mm
         return sum(abs(b)*e for b, e in zip(view_axes(view)[0], self.extent))
     def _check_source(self):
-        if self.sdd < self.sid: raise InputError(f'Geometry: sdd={self.sdd:g} mm (source to detector) is shorter than sid={self.sid:g} mm (source to isocentre).')
+        if self.sdd < self.sid:
+            raise InputError(f'Geometry: sdd={self.sdd:g} mm (source to detector) is shorter than '
+                             f'sid={self.sid:g} mm (source to isocentre).')
         for v in self.views:
             half = self.depth_extent(v)/2
-            if self.sid <= half: raise InputError(f'Geometry: sid={self.sid:g} mm puts the source of view {v!r} inside the volume, which reaches {half:g} mm from the isocentre.')
+            if self.sid <= half:
+                raise InputError(f'Geometry: sid={self.sid:g} mm puts the source of view {v!r} inside the volume, '
+                                 f'which reaches {half:g} mm from the isocentre.')
 
 # %% ../nbs/04_geometry.ipynb #649407d9
 @patch
@@ -109,8 +117,10 @@ def from_dict(cls:Geometry, d)->Geometry:
     "The inverse of `to_dict`; fields that `Geometry` does not know are refused."
     fields = set(Geometry.__dataclass_fields__)
     if not isinstance(d, dict): raise InputError(f'Geometry: expected a dictionary, got {type(d).__name__}.')
-    if extra := sorted(set(d) - fields): raise InputError(f"Geometry: unknown field {', '.join(extra)}; known are {', '.join(sorted(fields))}.")
-    if missing := sorted({'vol_shape', 'spacing', 'det_shape', 'pixel'} - set(d)): raise InputError(f"Geometry: field {', '.join(missing)} is missing.")
+    if extra := sorted(set(d) - fields):
+        raise InputError(f"Geometry: unknown field {', '.join(extra)}; known are {', '.join(sorted(fields))}.")
+    if missing := sorted({'vol_shape', 'spacing', 'det_shape', 'pixel'} - set(d)):
+        raise InputError(f"Geometry: field {', '.join(missing)} is missing.")
     return cls(**d)
 
 @patch
@@ -143,7 +153,9 @@ def for_field(cls:Geometry,
         for h in (-field/2, field/2):
             for w in (-field/2, field/2):
                 s = sid + beam[1]*h + beam[2]*w
-                if mode == 'cone' and s <= 0: raise InputError(f'Geometry: sid={sid:g} mm puts the source of view {v!r} inside a field of {field:g} mm.')
+                if mode == 'cone' and s <= 0:
+                    raise InputError(f'Geometry: sid={sid:g} mm puts the source of view {v!r} '
+                                     f'inside a field of {field:g} mm.')
                 scale = sdd/s if mode == 'cone' else 1.
                 half = max(half, abs(col[1]*h + col[2]*w)*scale, field/2*scale)
     return cls((size,)*3, (field/size,)*3, (det,)*2, (2*half/det,)*2, sdd, sid, views, mode, isocenter)
@@ -163,7 +175,9 @@ def detector_coords(self:Geometry,
     view,             # as in `views`
     vol_shape=None,   # voxels (D, H, W) of the grid asked for; default this geometry's
     spacing=None,     # its voxel size, mm; default the same field divided by `vol_shape`
-)->tuple: # (u, v, depth): column and row in pixel indices, depth in [0, 1] from the side nearest the source; each broadcastable to (D, H, W)
+    # (u, v, depth): column and row in pixel indices, depth in [0, 1] from the side nearest the source;
+    # each broadcastable to (D, H, W)
+)->tuple:
     "Where the centre of every voxel falls on the picture of `view`, and how deep along the beam it lies."
     vol_shape = tuple(vol_shape or self.vol_shape)
     spacing = spacing or tuple(e/n for e, n in zip(self.extent, vol_shape))
@@ -190,11 +204,17 @@ def _tag_view(tags, default, notes):
     right = direction[0][:1] if direction and direction[0] else ''
     view = _view_tags.get(position)
     if view is None:
-        if view := {'L': 'pa', 'R': 'pa', 'P': 'lat', 'A': 'rlat'}.get(right): notes.append(f"view {view!r} from PatientOrientation; ViewPosition says {position or 'nothing'}")
-        else: view = default; notes.append(f'view {view!r} assumed: neither ViewPosition nor PatientOrientation names it')
+        if view := {'L': 'pa', 'R': 'pa', 'P': 'lat', 'A': 'rlat'}.get(right):
+            notes.append(f"view {view!r} from PatientOrientation; ViewPosition says {position or 'nothing'}")
+        else:
+            view = default
+            notes.append(f'view {view!r} assumed: neither ViewPosition nor PatientOrientation names it')
     expected = _right_edge.get(view)
-    if expected and right and right != expected: notes.append(f"PatientOrientation {direction} is mirrored: the right edge of a {view!r} picture should be {expected}; flip it before use")
-    if len(direction) > 1 and direction[1][:1] not in ('', 'F'): notes.append(f'PatientOrientation {direction}: rows should run to the feet; turn the picture before use')
+    if expected and right and right != expected:
+        notes.append(f"PatientOrientation {direction} is mirrored: the right edge of a {view!r} picture "
+                     f"should be {expected}; flip it before use")
+    if len(direction) > 1 and direction[1][:1] not in ('', 'F'):
+        notes.append(f'PatientOrientation {direction}: rows should run to the feet; turn the picture before use')
     return view
 
 def _common(name, values, tolerance=.01):
@@ -202,7 +222,9 @@ def _common(name, values, tolerance=.01):
     values = [v for v in values if v is not None]
     if not values: return None
     spread = max(max(abs(a-b)/max(abs(b), 1e-9) for a, b in zip(v, values[0])) for v in values)
-    if spread > tolerance or len({len(v) for v in values}) > 1: raise InputError(f"The pictures differ in {name}: {', '.join(map(str, values))}. Resample them to one detector first.")
+    if spread > tolerance or len({len(v) for v in values}) > 1:
+        raise InputError(f"The pictures differ in {name}: {', '.join(map(str, values))}. "
+                         "Resample them to one detector first.")
     return values[0]
 
 # %% ../nbs/04_geometry.ipynb #97c15847
@@ -220,17 +242,25 @@ def from_tags(cls:Geometry,
     sdd = _common('DistanceSourceToDetector', [one(t, 'DistanceSourceToDetector') for t in tags])
     table = _common('DistanceSourceToPatient', [one(t, 'DistanceSourceToPatient') for t in tags])
     pixel = _common('ImagerPixelSpacing', [pair(t, 'ImagerPixelSpacing', 'PixelSpacing') for t in tags])
-    shape = _common('Rows and Columns', [(int(t['Rows']), int(t['Columns'])) if 'Rows' in t and 'Columns' in t else None for t in tags], 0)
+    shape = _common('Rows and Columns', [
+        (int(t['Rows']), int(t['Columns'])) if 'Rows' in t and 'Columns' in t else None for t in tags], 0)
     def choose(name, found, otherwise, why):
-        if found is None: notes.append(f'{name} = {otherwise} {why}'); return otherwise
+        if found is None:
+            notes.append(f'{name} = {otherwise} {why}')
+            return otherwise
         return found
     given = lambda name, otherwise: defaults.pop(name, otherwise)
     sdd = choose('sdd', sdd and sdd[0], given('sdd', 1800.), 'mm assumed: no DistanceSourceToDetector')
     own = given('sid', None)
-    if table: sid = table[0] - field/2; notes.append(f'sid = {sid:g} mm: DistanceSourceToPatient {table[0]:g} mm less half the field, with the patient against the detector')
+    if table:
+        sid = table[0] - field/2
+        notes.append(f'sid = {sid:g} mm: DistanceSourceToPatient {table[0]:g} mm less half the field, '
+                     'with the patient against the detector')
     else: sid = choose('sid', None, own or sdd - 300., 'mm assumed: no DistanceSourceToPatient')
     shape = choose('det_shape', shape, given('det_shape', (128, 128)), 'assumed: no Rows and Columns')
     cover = cls.for_field(field, size, 1, sdd, sid, views, **defaults).pixel[0]
-    pixel = choose('pixel', pixel, given('pixel', (cover/max(shape),)*2), 'mm assumed: no ImagerPixelSpacing; the detector just covers the field')
-    if not any(t.get('ImagerPixelSpacing') for t in tags) and any(t.get('PixelSpacing') for t in tags): notes.append('PixelSpacing is taken for the pixel at the detector')
+    pixel = choose('pixel', pixel, given('pixel', (cover/max(shape),)*2),
+                   'mm assumed: no ImagerPixelSpacing; the detector just covers the field')
+    if not any(t.get('ImagerPixelSpacing') for t in tags) and any(t.get('PixelSpacing') for t in tags):
+        notes.append('PixelSpacing is taken for the pixel at the detector')
     return cls((size,)*3, (field/size,)*3, shape, pixel, sdd, sid, views, **defaults), notes

@@ -17,7 +17,8 @@ from .projector import Projector
 # NIST X-Ray Mass Attenuation Coefficients (Hubbell and Seltzer, NISTIR 5632), μ/ρ in cm²/g
 _kev   = torch.tensor([40., 50., 60., 80., 100., 150.], dtype=torch.float64)
 _water = torch.tensor([.2683, .2269, .2059, .1837, .1707, .1505], dtype=torch.float64)  # liquid water, 1.00 g/cm³
-_bone  = torch.tensor([.6655, .4242, .3148, .2229, .1855, .1480], dtype=torch.float64)  # cortical bone (ICRU-44), 1.92 g/cm³
+# cortical bone (ICRU-44), 1.92 g/cm³
+_bone  = torch.tensor([.6655, .4242, .3148, .2229, .1855, .1480], dtype=torch.float64)
 scanner_kev = 70. # effective energy of a CT at 120 kV, at which its HU are defined
 
 def attenuation(
@@ -76,9 +77,11 @@ def _blur(
 ):
     "Gaussian blur with reflected edges."
     r = max(1, math.ceil(3*sigma))
-    k = torch.exp(-torch.arange(-r, r+1, device=pictures.device, dtype=pictures.dtype)**2/(2*sigma**2)); k = k/k.sum()
+    k = torch.exp(-torch.arange(-r, r+1, device=pictures.device, dtype=pictures.dtype)**2/(2*sigma**2))
+    k = k/k.sum()
     h, w = pictures.shape[-2:]
-    mirror = lambda n: (torch.arange(-r, n+r, device=pictures.device) + .5).sub(n).abs().sub(n).abs().floor().long().clamp(0, n-1)
+    mirror = lambda n: ((torch.arange(-r, n+r, device=pictures.device) + .5)
+                        .sub(n).abs().sub(n).abs().floor().long().clamp(0, n-1))
     x = pictures[..., mirror(h), :].unfold(-2, 2*r+1, 1) @ k
     return x[..., mirror(w)].unfold(-1, 2*r+1, 1) @ k
 
@@ -94,7 +97,9 @@ def add_noise(
     expected = torch.exp(-lines)
     if scatter: expected = expected + .5*scatter*_blur(lines*expected, sigma=lines.shape[-1]/16)
     counts = torch.poisson(photons*expected, generator=generator)
-    if electronic: counts = counts + electronic*torch.randn(counts.shape, generator=generator, device=counts.device, dtype=counts.dtype)
+    if electronic:
+        counts = counts + electronic*torch.randn(
+            counts.shape, generator=generator, device=counts.device, dtype=counts.dtype)
     return -torch.log(counts.clamp_min(.5)/photons)      # half a photon: what a dark pixel can say at most
 
 # %% ../nbs/06_physics.ipynb #de47e32a

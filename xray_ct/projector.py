@@ -20,8 +20,10 @@ def _taps(
     n, # cells
 )->tuple: # (K, M, 2) cell indices and (K, M, 2) float64 weights
     "Linear interpolation as two taps; weights outside the grid are zero."
-    low = c.floor(); w = c - low
-    i = torch.stack([low, low+1], -1).long(); w = torch.stack([1-w, w], -1)
+    low = c.floor()
+    w = c - low
+    i = torch.stack([low, low+1], -1).long()
+    w = torch.stack([1-w, w], -1)
     return i.clamp(0, n-1), torch.where((i >= 0) & (i < n), w, 0.)
 
 def _transposed_taps(
@@ -137,11 +139,13 @@ class ObliqueView:
         beam, col = (torch.tensor(v, dtype=torch.float64) for v in view_axes(view))
         k, o = self.axis, self.other = (1, 2) if abs(beam[1]) >= abs(beam[2]) else (2, 1)
         n, s, cone = g.vol_shape, g.spacing, g.mode == 'cone'
-        y, x = (cell_centers(m, p) for m, p in zip(g.det_shape, g.pixel)); y = y[:, None]
-        self.halves = abs(beam[o]/beam[k]) > .3                                 # a slanted step is long: planes between the slices too
+        y, x = (cell_centers(m, p) for m, p in zip(g.det_shape, g.pixel))
+        y = y[:, None]
+        self.halves = abs(beam[o]/beam[k]) > .3      # a slanted step is long: planes between the slices too
         planes = cell_centers(n[k], s[k], offset[k])[:, None]                     # (K, 1) mm along the swept axis
         if self.halves: planes = torch.cat([planes, cell_centers(n[k]+1, s[k], offset[k])[:, None]])
-        ray = g.sdd*beam[:, None] + x*col[:, None] if cone else beam[:, None].expand(3, len(x))   # (3, w); y more along D
+        # (3, w); y more along D
+        ray = g.sdd*beam[:, None] + x*col[:, None] if cone else beam[:, None].expand(3, len(x))
         start = -g.sid*beam[:, None] if cone else x*col[:, None]
         t = (planes - start[k])/ray[k]                                          # (K, w): where the rays meet the planes
         unit = lambda p, a: ((p - offset[a])/s[a] + n[a]/2)*2/n[a] - 1          # mm to grid_sample's coordinate
@@ -182,7 +186,8 @@ def adjoint(self:ObliqueView, xray:Tensor)->Tensor: # (B, h, w) → (B, D, H, W)
     out = xray.new_empty(len(self.across), len(xray), self.shape[0], X)
     for a, b, grid in self.chunks(xray):
         n = len(grid)
-        out[a:b] = torch.ops.aten.grid_sampler_2d_backward(p.expand(n, *p.shape), out[a:b], grid, *_sampling, [True, False])[0]
+        out[a:b] = torch.ops.aten.grid_sampler_2d_backward(
+            p.expand(n, *p.shape), out[a:b], grid, *_sampling, [True, False])[0]
     if self.halves: out = out[:K] + (out[K:-1] + out[K+1:])/2
     return out.movedim(0, self.axis+1).contiguous()
 
@@ -190,14 +195,18 @@ def adjoint(self:ObliqueView, xray:Tensor)->Tensor: # (B, h, w) → (B, D, H, W)
 class _Forward(torch.autograd.Function):
     "A; its gradient is Aᵀ."
     @staticmethod
-    def forward(ctx, mu, projector): ctx.projector = projector; return projector._forward(mu)
+    def forward(ctx, mu, projector):
+        ctx.projector = projector
+        return projector._forward(mu)
     @staticmethod
     def backward(ctx, grad): return _Adjoint.apply(grad, ctx.projector), None
 
 class _Adjoint(torch.autograd.Function):
     "Aᵀ; its gradient is A."
     @staticmethod
-    def forward(ctx, xrays, projector): ctx.projector = projector; return projector._adjoint(xrays)
+    def forward(ctx, xrays, projector):
+        ctx.projector = projector
+        return projector._adjoint(xrays)
     @staticmethod
     def backward(ctx, grad): return _Forward.apply(grad, ctx.projector), None
 
@@ -232,10 +241,12 @@ class Projector(nn.Module):
         out = self.views[0].adjoint(xrays[:, 0]).contiguous()
         for i, v in enumerate(self.views[1:], 1): out += v.adjoint(xrays[:, i])
         return out[:, None]
-    def _full(self, x): return x if x.dtype in (torch.float32, torch.float64) else x.float()   # sums of half floats lose digits
+    def _full(self, x): # sums of half floats lose digits
+        return x if x.dtype in (torch.float32, torch.float64) else x.float()
     def _check(self, x, shape, what):
         if x.ndim != len(shape)+1 or tuple(x.shape[1:]) != shape:
-            raise InputError(f'Projector: expected {what} of shape (B, {", ".join(map(str, shape))}), got {tuple(x.shape)}.')
+            raise InputError(f'Projector: expected {what} of shape (B, {", ".join(map(str, shape))}), '
+                             f'got {tuple(x.shape)}.')
     def extra_repr(self): return f'{self.g}'
 
 # %% ../nbs/05_projector.ipynb #d91d227e

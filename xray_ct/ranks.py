@@ -35,13 +35,19 @@ _talk = []  # the group for small talk: waiting for the first process to read a 
 def process_group():
     "Meet the processes that were started with this one; within, only the first is heard. Alone: nothing happens."
     if note := one_of_many(): print(note, flush=True)
-    if world() == 1: yield; return
+    if world() == 1:
+        yield
+        return
     cuda, mine = torch.cuda.is_available(), not dist.is_initialized()
     if cuda: torch.cuda.set_device(int(os.environ.get('LOCAL_RANK') or 0))
     if mine: dist.init_process_group('cpu:gloo,cuda:nccl' if cuda else 'gloo')
     if not _talk: _talk.append(dist.new_group(backend='gloo', timeout=timedelta(days=7)))
-    with open(os.devnull, 'w') as silence, redirect_stdout(silence) if rank() else nullcontext(), redirect_stderr(silence) if rank() else nullcontext(): yield
-    if mine: atexit.register(dist.destroy_process_group)  # at the very end: another run may follow. Not after an error: the others may never come
+    with (open(os.devnull, 'w') as silence,
+          redirect_stdout(silence) if rank() else nullcontext(),
+          redirect_stderr(silence) if rank() else nullcontext()):
+        yield
+    # at the very end: another run may follow. Not after an error: the others may never come
+    if mine: atexit.register(dist.destroy_process_group)
 
 joined = process_group  # until 0.3
 
@@ -57,13 +63,17 @@ def one_of_many(
     parent=None, # command line of the process that started this one; default: looked up, on Linux
 ): # a sentence, or None
     "Was this the only process that came of a wish for several? And will they find each other again?"
-    if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True' and int(os.environ.get('TORCHELASTIC_MAX_RESTARTS') or 0):
-        return 'Note: torchrun may start these processes again, and then they would look for each other where the dead ones were. Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 where torchrun is started.'
+    if (os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True'
+        and int(os.environ.get('TORCHELASTIC_MAX_RESTARTS') or 0)):
+        return ('Note: torchrun may start these processes again, and then they would look for each other '
+                'where the dead ones were. Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 where torchrun is started.')
     if world() > 1 or not any(k.startswith('ACCELERATE_') for k in os.environ): return None
     try: parent = parent or Path(f'/proc/{os.getppid()}/cmdline').read_text().replace('\0', ' ')
     except OSError: return None
     asked = re.search(r'--num_processes[ =](\d+)', parent)
-    if asked and int(asked[1]) > 1: return f'Note: accelerate was asked for {asked[1]} processes and started one, as it does on CPUs. Use torchrun --nproc_per_node {asked[1]}, or xray_ct train --processes {asked[1]}.'
+    if asked and int(asked[1]) > 1:
+        return (f'Note: accelerate was asked for {asked[1]} processes and started one, as it does on CPUs. '
+                f'Use torchrun --nproc_per_node {asked[1]}, or xray_ct train --processes {asked[1]}.')
 
 # %% ../nbs/51_ranks.ipynb #bb059fff
 def broadcast_from_first(x:float): # → float
@@ -100,7 +110,9 @@ class Share(TfmdDL):
     def __len__(self):
         batches = self.n//self.whole if self.drop_last else -(-self.n//self.whole)
         return batches if self.part is not None else len(range(rank(), batches, world()))
-    def to_detach(self, b, cpu=True, gather=True): return to_detach(b, cpu, False)  # fastai would gather at every batch, and wait for those who have fewer
+    def to_detach(self, b, cpu=True, gather=True):
+        # fastai would gather at every batch, and wait for those who have fewer
+        return to_detach(b, cpu, False)
 
 def share(
     dl, # fastai's `TfmdDL`
@@ -108,7 +120,8 @@ def share(
 )->Share:
     "This process's part of a loader."
     b, r, W = dl.bs, rank(), world()
-    if split and b < W: raise InputError(f'a batch of {b} cannot be shared by {W} processes; use at most {b}, or a larger batch_size')
+    if split and b < W:
+        raise InputError(f'a batch of {b} cannot be shared by {W} processes; use at most {b}, or a larger batch_size')
     ends = [b*i//W for i in range(W + 1)]
     out = dl.new(cls=Share, bs=ends[r + 1] - ends[r] if split else b)
     out.whole, out.part = b, slice(ends[r], ends[r + 1]) if split else None
@@ -123,14 +136,19 @@ def shared(dls):
 def synced(model, device): # torch.device
     "BatchNorm over the whole batch, which GPUs can; GroupNorm, the library's own, needs nothing of it."
     if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()): return model
-    if device.type != 'cuda': raise InputError(f"{type(model).__name__} has BatchNorm, whose statistics CPUs cannot share: use one process, or norm='group'")
+    if device.type != 'cuda':
+        raise InputError(f"{type(model).__name__} has BatchNorm, whose statistics CPUs cannot share: "
+                         "use one process, or norm='group'")
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 def averaging(model): # → what stands in for it in training
     "Gradients are averaged over the processes."
     device = next(model.parameters()).device
-    buffers = next(k for k in ('forward_sync_buffers', 'broadcast_buffers') if k in signature(DistributedDataParallel).parameters)  # its name changed in torch 2.13; they are equal anyway
-    return DistributedDataParallel(model, device_ids=[device.index] if device.type == 'cuda' else None, find_unused_parameters=True, **{buffers: False})
+    # its name changed in torch 2.13; they are equal anyway
+    buffers = next(k for k in ('forward_sync_buffers', 'broadcast_buffers')
+                   if k in signature(DistributedDataParallel).parameters)
+    return DistributedDataParallel(model, device_ids=[device.index] if device.type == 'cuda' else None,
+                                   find_unused_parameters=True, **{buffers: False})
 
 class Together(Callback):
     "The processes' gradients are averaged, so that all hold the same weights."
@@ -161,6 +179,7 @@ def sharded(
         if not fixed(name) and not f'{name}.'.startswith(apart): fully_shard(block, mesh=mesh)
     return fully_shard(model, mesh=mesh, ignored_params={p for name, p in model.named_parameters() if fixed(name)})
 
+# %% ../nbs/51_ranks.ipynb #52084a06
 def local_tensor(t): # Tensor or DTensor → Tensor
     "This process's share of a tensor."
     return t.to_local() if isinstance(t, DTensor) else t
@@ -180,6 +199,7 @@ def copy_sharded_(t, values):
 
 part, whole, like, put = local_tensor, full_tensor_cpu, shard_like, copy_sharded_  # until 0.3
 
+# %% ../nbs/51_ranks.ipynb #bbd31b7a
 @contextmanager
 def gathered(model):
     "Within, its `state_dict()` holds whole tensors, on the CPU."
@@ -194,6 +214,11 @@ class Unsharded(Callback):
     order = 65  # after the average has taken the weights' place; before anything is saved
     def shards(self): return [m for m in self.model.modules() if isinstance(m, FSDPModule)]
     def before_validate(self):
-        for m in self.shards(): m.reshard(); m.set_reshard_after_forward(False, recurse=False); m.unshard()
+        for m in self.shards():
+            m.reshard()
+            m.set_reshard_after_forward(False, recurse=False)
+            m.unshard()
     def after_epoch(self):
-        for m in self.shards(): m.reshard(); m.set_reshard_after_forward(m is not self.model, recurse=False)
+        for m in self.shards():
+            m.reshard()
+            m.set_reshard_after_forward(m is not self.model, recurse=False)

@@ -32,7 +32,9 @@ def _divides(
     dim:int,  # what must be divisible
     what:str, # for the message
 ):
-    if n < 1 or dim % n: raise InputError(f'{what}: {dim} channels cannot be divided into {n}; choose a width that is a multiple of it.')
+    if n < 1 or dim % n:
+        raise InputError(f'{what}: {dim} channels cannot be divided into {n}; '
+                         'choose a width that is a multiple of it.')
 
 class Attention(nn.Module):
     "Attention of tokens to one another, or to the tokens of something else (`context` channels)."
@@ -52,7 +54,8 @@ class Attention(nn.Module):
         tokens:Tensor=None, # (B, M, context) what is asked
     )->Tensor: # (B, N, dim)
         if bool(self.context) != (tokens is not None):
-            raise InputError(f'Attention: made with context={self.context}, ' + ('so it needs `tokens` to ask.' if self.context else 'so it takes no `tokens`.'))
+            raise InputError(f'Attention: made with context={self.context}, '
+                             + ('so it needs `tokens` to ask.' if self.context else 'so it takes no `tokens`.'))
         k, v = self.kv(x if tokens is None else tokens).chunk(2, -1)
         return self.out(attend(self.q(x), k, v, self.heads))
 
@@ -63,9 +66,10 @@ def position3d(
 )->Tensor: # (N, dim), N = D'·H'·W'
     "Sines and cosines of where a token lies along each axis, in parts of the field."
     n = dim//6
-    freq = 32**(torch.arange(n)/max(n - 1, 1))                                             # radians from one side of the field to the other
+    freq = 32**(torch.arange(n)/max(n - 1, 1))  # radians from one side of the field to the other
     code = [torch.cat([t.sin(), t.cos()], 1) for t in ((torch.arange(s)[:, None] + .5)/s*freq for s in shape)]
-    code = [c.reshape(*[-1 if i == axis else 1 for i in range(3)], 2*n).expand(*shape, 2*n) for axis, c in enumerate(code)]
+    code = [c.reshape(*[-1 if i == axis else 1 for i in range(3)], 2*n).expand(*shape, 2*n)
+            for axis, c in enumerate(code)]
     return F.pad(torch.cat(code, -1), (0, dim - 6*n)).flatten(0, 2)
 
 # %% ../../nbs/35_attention.ipynb #ac3e93fe
@@ -111,13 +115,18 @@ class TokenStem3d(nn.Module):
     ):
         super().__init__()
         self.dim, self.stride, steps = dim, stride, []
-        while stride % 2 == 0: steps.append(2); stride //= 2
+        while stride % 2 == 0:
+            steps.append(2)
+            stride //= 2
         if stride == 3: steps.append(3)
-        elif stride != 1: raise InputError(f'TokenStem3d: stride {self.stride} is no power of two nor three times one; token_stride gives such.')
+        elif stride != 1:
+            raise InputError(f'TokenStem3d: stride {self.stride} is no power of two nor three times one; '
+                             'token_stride gives such.')
         widths = [ni] + [max(dim//2**i, min(16, dim)) for i in reversed(range(max(len(steps), 1)))]
         layers = []
-        for a, b, r in zip(widths, widths[1:], steps or [1]): layers += [nn.Conv3d(a, b, r, r), nn.GroupNorm(math.gcd(8, b), b), nn.SiLU()]
-        self.conv = nn.Sequential(*layers[:-2])                                            # the tokens themselves: no norm, no SiLU
+        for a, b, r in zip(widths, widths[1:], steps or [1]):
+            layers += [nn.Conv3d(a, b, r, r), nn.GroupNorm(math.gcd(8, b), b), nn.SiLU()]
+        self.conv = nn.Sequential(*layers[:-2])  # the tokens themselves: no norm, no SiLU
 
     def forward(self,
         x:Tensor, # (B, ni, D, H, W)
@@ -136,10 +145,14 @@ class TokenHead3d(nn.Module):
     ):
         super().__init__()
         b = next(b for b in range(math.isqrt(stride), 0, -1) if stride % b == 0) if stride > 4 else 1
-        self.steps = a, b = stride//b, b                                                  # 6 = 3·2, 8 = 4·2, 16 = 4·4, 24 = 6·4
+        self.steps = a, b = stride//b, b  # 6 = 3·2, 8 = 4·2, 16 = 4·4, 24 = 6·4
         width = (width or max(out, math.ceil(dim/a**3))) if b > 1 else out
         self.norm, self.expand = nn.LayerNorm(dim), nn.Linear(dim, width*a**3)
-        self.refine = nn.Sequential(nn.GroupNorm(math.gcd(8, width), width), nn.SiLU(), nn.Conv3d(width, out*b**3, 3, 1, 1)) if b > 1 else nn.Identity()
+        self.refine = nn.Sequential(
+            nn.GroupNorm(math.gcd(8, width), width),
+            nn.SiLU(),
+            nn.Conv3d(width, out*b**3, 3, 1, 1),
+        ) if b > 1 else nn.Identity()
 
     def forward(self,
         x:Tensor,  # (B, N, dim)
@@ -159,7 +172,10 @@ class AdaLayerNorm(nn.Module):
     ):
         super().__init__()
         self.cond, self.norm = cond, nn.LayerNorm(dim, elementwise_affine=False)
-        if cond: self.from_cond = nn.Linear(cond, 3*dim); nn.init.zeros_(self.from_cond.weight); nn.init.zeros_(self.from_cond.bias)
+        if cond:
+            self.from_cond = nn.Linear(cond, 3*dim)
+            nn.init.zeros_(self.from_cond.weight)
+            nn.init.zeros_(self.from_cond.bias)
         else: self.own = nn.Parameter(torch.zeros(3*dim))
 
     def forward(self,
@@ -167,7 +183,8 @@ class AdaLayerNorm(nn.Module):
         cond:Tensor=None, # (B, cond)
     ): # what the layer sees (B, N, dim), and the gate of what it adds (B or 1, 1, dim)
         if bool(self.cond) != (cond is not None):
-            raise InputError(f'AdaLayerNorm: made with cond={self.cond}, ' + ('so it needs the vector `cond`.' if self.cond else 'so it takes no `cond`.'))
+            raise InputError(f'AdaLayerNorm: made with cond={self.cond}, '
+                             + ('so it needs the vector `cond`.' if self.cond else 'so it takes no `cond`.'))
         shift, scale, gate = (self.own[None] if cond is None else self.from_cond(F.silu(cond)))[:, None].chunk(3, -1)
         return self.norm(x)*(1 + scale) + shift, gate
 
@@ -221,7 +238,8 @@ class CascadedGroupAttention(nn.Module):
         groups:int=2, # one after the other
     ):
         super().__init__()
-        _divides(groups, heads, 'CascadedGroupAttention heads'); _divides(heads, dim, 'CascadedGroupAttention heads')
+        _divides(groups, heads, 'CascadedGroupAttention heads')
+        _divides(heads, dim, 'CascadedGroupAttention heads')
         self.heads, width = heads//groups, dim//groups
         self.qkv, self.out = nn.ModuleList(nn.Linear(width, 3*width) for _ in range(groups)), nn.Linear(dim, dim)
 
@@ -274,7 +292,8 @@ class HierarchicalAdaptiveConditioning(nn.Module):
         context = context or dim
         self.norm, self.norm_previous = nn.LayerNorm(dim), nn.LayerNorm(context)
         self.attn, self.gate = Attention(dim, heads, context), nn.Linear(2*dim, dim)
-        nn.init.zeros_(self.gate.weight); nn.init.constant_(self.gate.bias, -2.)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.constant_(self.gate.bias, -2.)
 
     def forward(self,
         x:Tensor,        # (B, N, dim)
@@ -291,7 +310,9 @@ def sandwich_layout(
 )->str:
     "The order of attentions and MLPs: 'FAFFAFF' for 2 and 5."
     n, m = num_attn_blocks, num_ffn_blocks
-    if n < 1 or m < n: raise InputError(f'sandwich_layout: {n} attention and {m} FFN blocks; give at least one attention, and at least as many FFNs.')
+    if n < 1 or m < n:
+        raise InputError(f'sandwich_layout: {n} attention and {m} FFN blocks; '
+                         'give at least one attention, and at least as many FFNs.')
     first = int(m > n)
     return 'F'*first + ''.join('A' + 'F'*((m - first)//n + (i < (m - first) % n)) for i in range(n))
 
@@ -307,8 +328,11 @@ class SandwichViT3D(nn.Module):
     ):
         super().__init__()
         self.layout = sandwich_layout(num_attn_blocks, num_ffn_blocks)
-        self.layers = nn.ModuleList(AttentionLayer(dim, heads, cond, context, attention) if kind == 'A' else Modulated(dim, mlp(dim), cond) for kind in self.layout)
+        self.layers = nn.ModuleList(
+            AttentionLayer(dim, heads, cond, context, attention) if kind == 'A' else Modulated(dim, mlp(dim), cond)
+            for kind in self.layout)
 
     def forward(self, x, shape, cond=None, tokens=None): # as HybridViTBlock3D
-        for kind, layer in zip(self.layout, self.layers): x = layer(x, shape, cond, tokens) if kind == 'A' else layer(x, cond)
+        for kind, layer in zip(self.layout, self.layers):
+            x = layer(x, shape, cond, tokens) if kind == 'A' else layer(x, cond)
         return x

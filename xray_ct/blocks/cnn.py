@@ -76,14 +76,17 @@ class EfficientNet3D(nn.Module):
         super().__init__()
         widths, self.out_channels = tuple(widths), out or widths[0]
         blocks = (blocks,)*len(widths) if isinstance(blocks, int) else tuple(blocks)
-        if len(blocks) != len(widths): raise InputError(f'EfficientNet3D: {len(widths)} widths need {len(widths)} numbers of blocks, got {len(blocks)}.')
+        if len(blocks) != len(widths):
+            raise InputError(f'EfficientNet3D: {len(widths)} widths need {len(widths)} numbers of blocks, '
+                             f'got {len(blocks)}.')
         make = lambda a, b, s: MBConv3d(a, b, expand, kernel, s, squeeze)
         self.stem, self.stages = conv_norm(ni, widths[0], act=False), nn.ModuleList()
         for i, (c, n) in enumerate(zip(widths, blocks)):
             first = [make(widths[i-1], c, 2)] if i else []
             self.stages.append(nn.Sequential(*first, *[make(c, c, 1) for _ in range(n)]))
         self.lateral = nn.ModuleList(nn.Conv3d(c, self.out_channels, 1) for c in widths)
-        self.smooth = nn.ModuleList(conv_norm(self.out_channels, self.out_channels, depthwise=True, act=False) for _ in widths)
+        self.smooth = nn.ModuleList(
+            conv_norm(self.out_channels, self.out_channels, depthwise=True, act=False) for _ in widths)
 
 # %% ../../nbs/36_cnn.ipynb #9126478f
 @patch
@@ -92,7 +95,9 @@ def pyramid(self:EfficientNet3D,
 )->list: # of (B, out_channels, ⌈D/2ⁱ⌉, ⌈H/2ⁱ⌉, ⌈W/2ⁱ⌉), finest first
     "Down through the stages, and up again with what the coarser ones saw."
     h, maps = self.stem(x), []
-    for stage in self.stages: h = stage(h); maps.append(h)
+    for stage in self.stages:
+        h = stage(h)
+        maps.append(h)
     for i in reversed(range(len(maps))):
         m = self.lateral[i](maps[i])
         if i + 1 < len(maps): m = m + F.interpolate(maps[i+1], size=m.shape[2:], mode='trilinear')
@@ -114,7 +119,9 @@ class HybridCNNViTFusion(nn.Module):
         super().__init__()
         self.norm_cnn, self.norm_vit = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attention, self.to_gate = Attention(dim, heads, context=dim), nn.Conv3d(3*dim, dim, 1)
-        for layer in (self.attention.out, self.to_gate): nn.init.zeros_(layer.weight); nn.init.zeros_(layer.bias)
+        for layer in (self.attention.out, self.to_gate):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
 # %% ../../nbs/36_cnn.ipynb #f966ad45
 @patch
@@ -130,8 +137,11 @@ def forward(self:HybridCNNViTFusion,
     vit:Tensor, # (B, C, D', H', W'): the token grid, the CNN's or a coarser one
 )->Tensor: # (B, C, D, H, W) on the CNN's grid
     "g·c + (1−g)·v + 4g(1−g)·a."
-    if cnn.shape[:2] != vit.shape[:2]: raise InputError(f'HybridCNNViTFusion: the maps of the branches are {tuple(cnn.shape)} and {tuple(vit.shape)}; they need the same batch and channels.')
-    a, v = (x if x.shape == cnn.shape else F.interpolate(x, size=cnn.shape[2:], mode='trilinear') for x in (self.read(cnn, vit), vit))
+    if cnn.shape[:2] != vit.shape[:2]:
+        raise InputError(f'HybridCNNViTFusion: the maps of the branches are {tuple(cnn.shape)} and '
+                         f'{tuple(vit.shape)}; they need the same batch and channels.')
+    a, v = (x if x.shape == cnn.shape else F.interpolate(x, size=cnn.shape[2:], mode='trilinear')
+            for x in (self.read(cnn, vit), vit))
     g = self.to_gate(torch.cat([cnn, v, a], 1)).sigmoid()
     return g*cnn + (1 - g)*v + 4*g*(1 - g)*a
 
@@ -160,7 +170,9 @@ class ResidualDenseBlock3d(nn.Module):
         n = layers if growth else 0
         self.layers = nn.ModuleList(nn.Conv3d(channels + i*growth, growth, 3, 1, 1) for i in range(n))
         self.merge = nn.Conv3d(channels + n*growth, channels, 1) if n else None
-        if n: nn.init.zeros_(self.merge.weight); nn.init.zeros_(self.merge.bias)
+        if n:
+            nn.init.zeros_(self.merge.weight)
+            nn.init.zeros_(self.merge.bias)
 
     def forward(self, x): # (B, channels, D, H, W)
         if self.merge is None: return x
@@ -178,7 +190,8 @@ def conv_constant(
     "A zero-padded convolution of x repeated n times."
     plane, taps = x.squeeze(axis), kernel.unbind(axis)
     conv = lambda ks: F.conv2d(plane, sum(ks), padding=len(taps)//2).unsqueeze(axis)
-    if len(taps) == 1 or n == 1: return conv(taps[len(taps)//2:][:1]).expand(*[-1 if a != axis else n for a in range(5)])
+    if len(taps) == 1 or n == 1:
+        return conv(taps[len(taps)//2:][:1]).expand(*[-1 if a != axis else n for a in range(5)])
     inner = conv(taps).expand(*[-1 if a != axis else n - 2 for a in range(5)])
     return torch.cat([conv(taps[1:]), inner, conv(taps[:-1])], axis)
 
@@ -199,14 +212,16 @@ class _InPieces(torch.autograd.Function):
     def forward(ctx, f, pieces, n, *tensors):
         ctx.f, ctx.pieces, ctx.n, ctx.device = f, pieces, n, tensors[0].device.type
         ctx.cast = torch.is_autocast_enabled(ctx.device), torch.get_autocast_dtype(ctx.device)
-        ctx.save_for_backward(*tensors); ctx.params = tensors[n:]
+        ctx.save_for_backward(*tensors)
+        ctx.params = tensors[n:]
         with _autocast(ctx): return _side_by_side(pieces, (f(piece, *tensors[:n]) for piece in pieces))
 
     @staticmethod
     def backward(ctx, *grads):
         saved = ctx.saved_tensors  # once: a checkpoint around all of this unpacks no more
         inputs = [t.detach().requires_grad_(needed) for t, needed in zip(saved[:ctx.n], ctx.needs_input_grad[3:])]
-        wanted = [t for t in (*inputs, *ctx.params) if t.requires_grad]  # the parameters as they are, since f holds them
+        # the parameters as they are, since f holds them
+        wanted = [t for t in (*inputs, *ctx.params) if t.requires_grad]
         sums = [None]*len(wanted)
         for a, b in ctx.pieces:
             with torch.enable_grad(), _autocast(ctx): out = ctx.f((a, b), *inputs)
@@ -216,13 +231,15 @@ class _InPieces(torch.autograd.Function):
         sums = iter(sums)
         return None, None, None, *[next(sums) if needed else None for needed in ctx.needs_input_grad[3:]]
 
-def _autocast(ctx): return torch.autocast(ctx.device, ctx.cast[1], ctx.cast[0], cache_enabled=False)  # a cache filled without a graph would be read with one
+def _autocast(ctx): # a cache filled without a graph would be read with one
+    return torch.autocast(ctx.device, ctx.cast[1], ctx.cast[0], cache_enabled=False)
 
 def _side_by_side(pieces, outs): # of tuples of maps, one a piece → a tuple of whole maps
     whole = None
     for (a, b), parts in zip(pieces, outs):
         whole = whole or tuple(x.new_empty(*x.shape[:2], pieces[-1][1], *x.shape[3:]) for x in parts)
-        for w, x in zip(whole, parts): w[:, :, a:b] = x  # at once: a part is a view, which keeps its halo in memory as well
+        # at once: a part is a view, which keeps its halo in memory as well
+        for w, x in zip(whole, parts): w[:, :, a:b] = x
     return whole
 
 # %% ../../nbs/36_cnn.ipynb #9a3227bb
@@ -248,7 +265,8 @@ def enlarged(
     "Slices a to b of the trilinear up-sampling."
     low, high = max(0, a//r - 1), min(x.shape[2], -(-b//r) + 1)
     with torch.autocast(x.device.type, enabled=False):  # which would make it float32: 8.6 GB for 128 channels of 256³
-        return F.interpolate(x[:, :, low:high], scale_factor=r, mode='trilinear', align_corners=False)[:, :, a - r*low:b - r*low]
+        return F.interpolate(
+            x[:, :, low:high], scale_factor=r, mode='trilinear', align_corners=False)[:, :, a - r*low:b - r*low]
 
 # %% ../../nbs/36_cnn.ipynb #7f91c833
 class FusionStage(nn.Module):
@@ -278,7 +296,8 @@ class FusionStage(nn.Module):
         self.halo = 2 + bool(refine) + sum(len(b.layers) for b in self.blocks)
 
     def within(self): # the parameters that `slices` uses
-        return [p for m in (self.fuse, self.blocks, self.norm, self.refine, self.head) if m is not None for p in m.parameters()]
+        return [p for m in (self.fuse, self.blocks, self.norm, self.refine, self.head) if m is not None
+                for p in m.parameters()]
 
     def result(self, h): # (B, C, D, H, W) → (B, 1, D, H, W) float32
         h = F.silu(self.norm(h))
@@ -308,7 +327,8 @@ def under(self:FusionStage, coarser)->list: # of one (B, C, D', H', W'), or of n
     "The coarser maps together, on the grid of the last of them."
     if not coarser: return []
     shape, out = coarser[-1].shape[2:], self.skips[-1](coarser[-1])
-    for skip, h in zip(self.skips[:-1], coarser): out = out + F.interpolate(skip(h), size=shape, mode='trilinear', align_corners=False)
+    for skip, h in zip(self.skips[:-1], coarser):
+        out = out + F.interpolate(skip(h), size=shape, mode='trilinear', align_corners=False)
     return [out]
 
 # %% ../../nbs/36_cnn.ipynb #de8064df
@@ -324,8 +344,10 @@ def slices(self:FusionStage,
     low, high = max(0, a - self.halo), min(D, b + self.halo)
     def fuse(*inputs): # in one convolution, without laying anything side by side
         parts = [enlarged(under, D//under.shape[2], low, high) for under in inputs[V:]] + [guides[:, :, low:high]]
-        return F.silu(conv_of_parts(self.fuse, parts + [sample_at(p, getattr(self, f'grid_{v}')[low:high]) for v, p in enumerate(inputs[:V])]))
-    run = partial(checkpoint, use_reentrant=False) if self.checkpoint and torch.is_grad_enabled() else lambda f, *x: f(*x)
+        return F.silu(conv_of_parts(self.fuse, parts + [
+            sample_at(p, getattr(self, f'grid_{v}')[low:high]) for v, p in enumerate(inputs[:V])]))
+    run = (partial(checkpoint, use_reentrant=False) if self.checkpoint and torch.is_grad_enabled()
+           else lambda f, *x: f(*x))
     h = run(fuse, *inputs)
     for block in self.blocks: h = run(block, h)
     found = run(self.result, h), *([] if last else [h])
@@ -334,11 +356,14 @@ def slices(self:FusionStage,
 @patch
 def forward(self:FusionStage,
     f,          # (B, V, C, h, w) the pictures' features
-    coarser,    # list of (B, C_i, D_i, H_i, W_i), the coarsest first; the last has the stage's sides divided by a whole number
+    # list of (B, C_i, D_i, H_i, W_i), the coarsest first; the last has the stage's sides divided by a whole number
+    coarser,
     guides,     # (B, G, D, H, W); no gradient goes to them
     slab:int=0, # slices at a time; 0: all
     last=False, # will nobody read the features?
 )->tuple: # as `slices`, of all
     "The whole stage, slab by slab."
     shape = guides.shape[2:]
-    return in_pieces(partial(self.slices, guides=guides.detach(), last=last), shape[0], slab, [*self.pictures(f, shape), *self.under(coarser)], self.within())
+    return in_pieces(
+        partial(self.slices, guides=guides.detach(), last=last), shape[0], slab,
+        [*self.pictures(f, shape), *self.under(coarser)], self.within())

@@ -58,9 +58,11 @@ def sample_at(
 )->Tensor: # (B, C, D, H, W)
     "Bilinear; zero outside the picture. In float32: half a float misplaces voxels."
     D, H, W = grid.shape[:3]
-    out = F.grid_sample(features.to(grid.dtype), grid.reshape(1, D, H*W, 2).expand(len(features), -1, -1, -1), align_corners=False)
+    out = F.grid_sample(
+        features.to(grid.dtype), grid.reshape(1, D, H*W, 2).expand(len(features), -1, -1, -1), align_corners=False)
     return out.to(features.dtype).unflatten(-1, (H, W))
 
+# %% ../../nbs/34_depth.ipynb #3ba75014
 class Lift(nn.Module):
     "Features of every picture, sampled where each voxel's centre falls on it along that view's own rays."
     def __init__(self,
@@ -84,22 +86,27 @@ def _along(depth, view):
 def _region(t):
     "(3, D, H, W): density of each fixed region at every voxel."
     last = len(depth_regions) - 1
-    return torch.stack([((t >= a) & ((t < b) | (r == last))).float()/(b-a) for r, (a, b) in enumerate(depth_regions.values())])
+    return torch.stack([
+        ((t >= a) & ((t < b) | (r == last))).float()/(b-a) for r, (a, b) in enumerate(depth_regions.values())])
 
 # %% ../../nbs/34_depth.ipynb #80a97f95
 @patch
 def forward(self:Lift,
     features:Tensor,     # (B, V, C, h, w), any resolution: the map covers the detector
-    mix:Tensor=None,     # (B, V, K, h, w) logits: how much of each depth region a pixel holds; None: evenly along the ray
+    # (B, V, K, h, w) logits: how much of each depth region a pixel holds; None: evenly along the ray
+    mix:Tensor=None,
     regions:Tensor=None, # (B, V, K, D, H, W) density of each region at every voxel; default the fixed ones
     weights:Tensor=None, # (B, V, n, h, w) in place of regions: each pixel's own weights of n depths, summing to one
 )->Tensor: # (B, V, C, D, H, W)
     "Bilinear; zero outside the picture. With `mix` or `weights`, times the pixel's depth density (1 on average along a ray)."
     V = len(self.grid)
     regions = self.region if regions is None else regions
-    if features.shape[1] != V: raise InputError(f'Lift: made for {V} views, got the features of {features.shape[1]}.')
-    if mix is not None and weights is not None: raise InputError('Lift: give the depth as `mix` of regions or as `weights` of depths, not both.')
-    if mix is not None and mix.shape[2] != regions.shape[-4]: raise InputError(f'Lift: mix has {mix.shape[2]} depth regions, there are {regions.shape[-4]}.')
+    if features.shape[1] != V:
+        raise InputError(f'Lift: made for {V} views, got the features of {features.shape[1]}.')
+    if mix is not None and weights is not None:
+        raise InputError('Lift: give the depth as `mix` of regions or as `weights` of depths, not both.')
+    if mix is not None and mix.shape[2] != regions.shape[-4]:
+        raise InputError(f'Lift: mix has {mix.shape[2]} depth regions, there are {regions.shape[-4]}.')
     if mix is not None: features = torch.cat([features, mix.softmax(2)], 2)
     out = torch.stack([sample_at(f, g) for f, g in zip(features.unbind(1), self.grid)], 1)
     if weights is not None: return out*self.density(weights).to(out.dtype)
@@ -111,7 +118,8 @@ def forward(self:Lift,
 def density(self:Lift, weights)->Tensor: # (B, V, n, h, w) → (B, V, 1, D, H, W), 1 on average along a ray
     "A pixel's weights of n depths, read at every voxel: linear between the depths, too."
     place = torch.cat([self.grid, 2*self.along[..., None] - 1], -1)                                # (V, D, H, W, 3)
-    sample = lambda w, g: F.grid_sample(w[:, None].to(g.dtype), g.expand(len(w), -1, -1, -1, -1), padding_mode='border', align_corners=False)
+    sample = lambda w, g: F.grid_sample(
+        w[:, None].to(g.dtype), g.expand(len(w), -1, -1, -1, -1), padding_mode='border', align_corners=False)
     return weights.shape[2]*torch.stack([sample(w, g) for w, g in zip(weights.unbind(1), place)], 1)
 
 # %% ../../nbs/34_depth.ipynb #dac15863
@@ -128,9 +136,13 @@ class LearnableDepthBoundaries(nn.Module):
     ):
         super().__init__()
         p, K = torch.tensor(prior), len(prior)
-        if abs(p.sum() - 1) > 1e-5 or (p <= floor).any(): raise InputError(f'LearnableDepthBoundaries: the thicknesses {tuple(prior)} should sum to 1, each above the floor of {floor}.')
+        if abs(p.sum() - 1) > 1e-5 or (p <= floor).any():
+            raise InputError(f'LearnableDepthBoundaries: the thicknesses {tuple(prior)} should sum to 1, '
+                             f'each above the floor of {floor}.')
         low, high = self.std_range = std_range
-        if not 0 < low < std < high: raise InputError(f'LearnableDepthBoundaries: std={std} should lie within std_range={std_range}, which is above 0.')
+        if not 0 < low < std < high:
+            raise InputError(f'LearnableDepthBoundaries: std={std} should lie within std_range={std_range}, '
+                             'which is above 0.')
         self.K, self.floor, self.start_std = K, floor, math.log((std - low)/(high - std))
         self.register_buffer('start', ((p - floor)/(1 - K*floor)).log(), persistent=False)
         self.register_buffer('prior', p.cumsum(0)[:-1], persistent=False)                      # (K-1,)
@@ -204,7 +216,8 @@ def depth_panel(
     "Weights along the rays, boundaries with their standard deviations, and the share of each region."
     maps = mix.float().softmax(1)
     weights = torch.einsum('vkhw,vkd->vdhw', maps, region_weights(depth, b))
-    return {k: v.cpu() for k, v in dict(weights=weights, boundaries=b.mean.float(), boundaries_std=b.std.float(), maps=maps).items()}
+    return {k: v.cpu() for k, v in dict(
+        weights=weights, boundaries=b.mean.float(), boundaries_std=b.std.float(), maps=maps).items()}
 
 # %% ../../nbs/34_depth.ipynb #502626ff
 class DepthWeightNet(nn.Module):
@@ -249,7 +262,7 @@ class CascadedDepthLifting(nn.Module):
         self.projectors = nn.ModuleList(map(one, geometry.views))
         self.weigh, self.previous = DepthWeightNet(ni, basis), nn.Conv3d(2, len(geometry.views), 3, 1, 1)
         for p in self.previous.parameters(): nn.init.zeros_(p)
-        length = torch.cat([A(torch.ones(1, 1, *vol_shape)) for A in self.projectors], 1)     # (1, V, h, w) mm in the field
+        length = torch.cat([A(torch.ones(1, 1, *vol_shape)) for A in self.projectors], 1) # (1, V, h, w) mm in the field
         self.register_buffer('length', length, persistent=False)
 
 # %% ../../nbs/34_depth.ipynb #5ba959c3
@@ -273,6 +286,6 @@ def forward(self:CascadedDepthLifting,
     e = self.log_density(features, previous)
     e = (e - e.amax((2, 3, 4), keepdim=True)).exp()
     through = torch.cat([A(e[:, i:i+1].contiguous()) for i, A in enumerate(self.projectors)], 1)
-    mean = torch.where(self.length > 0, through/self.length.clamp_min(1e-6), 1.)              # (B, V, h, w) along each ray
+    mean = torch.where(self.length > 0, through/self.length.clamp_min(1e-6), 1.)  # (B, V, h, w) along each ray
     density = e[:, :, None]/self.lift(mean[:, :, None]).clamp_min(1e-6)
     return self.lift(lifted)*density.to(lifted.dtype)

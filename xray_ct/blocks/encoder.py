@@ -74,7 +74,8 @@ class XrayEncoder(nn.Module):
         self.down, n = nn.ModuleList(), width
         for i, c in enumerate(cs):
             first = ResBlock2d(n, c, 2 if i else 1, norm)
-            self.down.append(nn.Sequential(first, *[ResBlock2d(c, c, 1, norm) for _ in range(blocks-1)])); n = c
+            self.down.append(nn.Sequential(first, *[ResBlock2d(c, c, 1, norm) for _ in range(blocks-1)]))
+            n = c
         self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(cs, cs[1:]))
         self.merge = nn.ModuleList(ResBlock2d(c, c, 1, norm) for c in cs[:-1])
         self.to_tokens = nn.Sequential(norm2d(norm, cs[-1]), nn.Conv2d(cs[-1], embed, 1))
@@ -91,11 +92,15 @@ def maps(self:XrayEncoder, x, views)->list: # (B, V, h, w) → (B*V, C_i, h_i, w
     B, V, h, w = x.shape
     if len(views) != V: raise InputError(f'XrayEncoder: {V} pictures, but {len(views)} views are named: {views}.')
     m = 2**len(self.down)
-    if h % m or w % m: raise InputError(f'XrayEncoder: pictures of {h}×{w} pixels cannot be halved {len(self.down)} times; give multiples of {m}.')
+    if h % m or w % m:
+        raise InputError(f'XrayEncoder: pictures of {h}×{w} pixels cannot be halved {len(self.down)} times; '
+                         f'give multiples of {m}.')
     e = self.view(view_code(views).to(x)).repeat(B, 1)                              # (B*V, width)
     h = self.stem(F.pixel_unshuffle(x.reshape(B*V, 1, h, w), 2)) + e[:, :, None, None]
     out = []
-    for d in self.down: h = d(h); out.append(h)
+    for d in self.down:
+        h = d(h)
+        out.append(h)
     return out
 
 # %% ../../nbs/32_encoder.ipynb #b52e7c09
@@ -114,5 +119,6 @@ def forward(self:XrayEncoder,
         maps[-1] = maps[-1] + self.from_tokens(tokens.reshape(len(t), -1, t.shape[1]).transpose(1, 2).reshape(t.shape))
     tokens = tokens.reshape(n[0], -1, t.shape[1])
     for i in reversed(range(len(self.up))):
-        maps[i] = self.merge[i](maps[i] + F.interpolate(self.up[i](maps[i+1]), size=maps[i].shape[-2:], mode='bilinear'))
+        maps[i] = self.merge[i](
+            maps[i] + F.interpolate(self.up[i](maps[i+1]), size=maps[i].shape[-2:], mode='bilinear'))
     return Features([m.unflatten(0, n) for m in maps], tokens, tokens.mean(1))

@@ -32,8 +32,10 @@ class FeatureMonitor(Callback):
         healthy=None,     # dict of name → healthy std; None: the largest of the epochs so far
         factor=0.1,       # of the healthy std, below which it warns
     ):
-        self.module_name, self.healthy, self.factor, self.history, self._sums = module, dict(healthy or {}), factor, [], {}
-    def before_fit(self): self.hook = self.learn.model.get_submodule(self.module_name).register_forward_hook(self._gather)
+        self.module_name, self.healthy, self.factor, self.history, self._sums = (
+            module, dict(healthy or {}), factor, [], {})
+    def before_fit(self):
+        self.hook = self.learn.model.get_submodule(self.module_name).register_forward_hook(self._gather)
     def after_fit(self):
         if hasattr(self, 'hook'): self.hook.remove()
     def before_epoch(self): self._sums = {}
@@ -47,5 +49,7 @@ class FeatureMonitor(Callback):
         for k, row in self.history[-1].items(): self._check(k, row['std'])
     def _check(self, name, std):
         limit = self.factor*self.healthy.setdefault(name, std)
-        if std < limit: warnings.warn(f'FeatureMonitor: {self.module_name} {name} has collapsed: std {std:.2g}, healthy {self.healthy[name]:.2g}. Check normalisation and learning rate.')
+        if std < limit:
+            warnings.warn(f'FeatureMonitor: {self.module_name} {name} has collapsed: std {std:.2g}, '
+                          f'healthy {self.healthy[name]:.2g}. Check normalisation and learning rate.')
         self.healthy[name] = max(self.healthy[name], std)

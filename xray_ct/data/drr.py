@@ -21,25 +21,40 @@ def body_box(
 ) -> list: # [[low, high] of D, H, W], mm from the centre
     "Where the body is: voxels above the threshold, 0.5th to 99.5th percentile along each canonical axis."
     d, h, w = np.nonzero(vol.body_mask(threshold))
-    if not len(d): raise InputError(f'{vol.meta.get("source", "this volume")}: nothing above {threshold:g} HU, so there is no body in it; is it in HU?')
+    if not len(d):
+        raise InputError(f'{vol.meta.get("source", "this volume")}: nothing above {threshold:g} HU, '
+                         'so there is no body in it; is it in HU?')
     x, y, z = (vol.affine[:3, :3] @ np.stack([d, h, w]) + (vol.affine[:3, 3] - np.asarray(center))[:, None])
     return [[round(float(v), 2) for v in np.percentile(a, [.5, 99.5])] for a in (-z, y, x)]
 
 def around(vol:Volume, center): # LPS mm
     "The whole CT on a canonical grid centred on `center`, at its own spacing."
-    corners = np.array([[i, j, k, 1] for i in (0, vol.shape[0] - 1) for j in (0, vol.shape[1] - 1) for k in (0, vol.shape[2] - 1)]) @ vol.affine.T
+    corners = np.array([
+        [i, j, k, 1]
+        for i in (0, vol.shape[0] - 1)
+        for j in (0, vol.shape[1] - 1)
+        for k in (0, vol.shape[2] - 1)
+    ]) @ vol.affine.T
     half = abs(corners[:, :3] - center).max(0)[::-1] + np.array(vol.spacing)/2  # D, H, W run along z, y, x
     return vol.crop(2*half, center)
 
 # %% ../../nbs/14_drr.ipynb #9734b4da
-LIMITS = dict(size=(8, 8192), sdd=(1, 1e5), sid=(1, 1e5), pixel=(.01, 100), field=(1, 2000), noise=(1, 1e12), seed=(-2**63, 2**63 - 1))
+LIMITS = dict(
+    size=(8, 8192),
+    sdd=(1, 1e5), sid=(1, 1e5), pixel=(.01, 100), field=(1, 2000),
+    noise=(1, 1e12),
+    seed=(-2**63, 2**63 - 1),
+)
 
 def check_settings(**settings): # names in LIMITS; None is not checked, nor is noise=0
     "Numbers that can't be an acquisition are refused before anything is read."
     for name, value in settings.items():
         low, high = LIMITS[name]
         if value is None or name == 'noise' and value == 0: continue
-        if not low <= value <= high: raise InputError(f'{name}={value:g}: must be from {low:g} to {high:g}{" mm" if name in ("sdd", "sid", "pixel", "field") else ""}' + (', or 0 for none' if name == 'noise' else ''))
+        if not low <= value <= high:
+            raise InputError(f'{name}={value:g}: must be from {low:g} to {high:g}'
+                             f'{" mm" if name in ("sdd", "sid", "pixel", "field") else ""}'
+                             + (', or 0 for none' if name == 'noise' else ''))
 
 # %% ../../nbs/14_drr.ipynb #2ca5adc0
 def make_drr(
@@ -57,7 +72,9 @@ def make_drr(
 ): # lines (V, size, size), Geometry, dict of what geometry.json should also say
     "The X-rays of a CT and the geometry that explains them."
     check_settings(size=size, sdd=sdd, sid=sid, pixel=pixel, field=field, noise=noise, seed=seed)
-    if field is not None and field < 4*max(vol.spacing): raise InputError(f'field={field:g} mm: is less than four voxels of this CT ({max(vol.spacing):g} mm); choose a larger field')
+    if field is not None and field < 4*max(vol.spacing):
+        raise InputError(f'field={field:g} mm: is less than four voxels of this CT ({max(vol.spacing):g} mm); '
+                         'choose a larger field')
     center = vol.body_center() if center is None else center
     part = around(vol, center) if field is None else vol.crop(field, center)
     box = body_box(part, center)  # of what is projected
@@ -65,7 +82,10 @@ def make_drr(
     g = Geometry.for_field(edge, 64, size, sdd=sdd, sid=sid, views=views, mode=mode, isocenter=center)
     g = g.replace(vol_shape=part.shape, spacing=part.spacing, **({} if pixel is None else {'pixel': (pixel, pixel)}))
     lines = render(part, g, kev)[0]
-    if np.ptp(lines) < 1e-6: raise InputError(f'pixel={g.pixel[0]:g} mm: the picture shows nothing of the patient; choose another pixel size or field')
+    if np.ptp(lines) < 1e-6:
+        raise InputError(f'pixel={g.pixel[0]:g} mm: the picture shows nothing of the patient; '
+                         'choose another pixel size or field')
     if noise: lines = add_noise(lines[None], photons=noise, generator=torch.Generator().manual_seed(seed))[0]
     assumed = list(vol.meta.get('assumed', []))  # about the CT
-    return lines, g, dict(kev=kev, field_mm=field, photons=noise or None, seed=seed if noise else None, body_box_mm=box, assumed=assumed)
+    return lines, g, dict(kev=kev, field_mm=field, photons=noise or None, seed=seed if noise else None,
+                          body_box_mm=box, assumed=assumed)
