@@ -36,7 +36,8 @@ STATEMENTS = MappingProxyType({
 })
 
 def _runs(name, claims, more=''): # {claim: command}
-    return {c: f'papermill nbs/runs/{name}.ipynb runs/{name}/{name}.ipynb {more.format(c)} -p out runs/{name}' for c in claims}
+    return {c: f'papermill nbs/runs/{name}.ipynb runs/{name}/{name}.ipynb {more.format(c)} -p out runs/{name}'
+            for c in claims}
 
 COMMANDS = MappingProxyType({  # the runs that there are; what one of them writes takes their place
     **_runs('diffusion', ['C1', 'C11'], '-p cts /path/to/cts -p record True'),
@@ -53,17 +54,21 @@ def measured(
     values, # one number, or a list with one number for each seed (or turn)
 ) -> dict: # mean, spread, n, values; spread is None where n = 1
     "Mean and sample standard deviation of what several seeds gave."
-    values = [float(v) for v in (values if isinstance(values, (list, tuple)) or hasattr(values, '__len__') else [values])]
+    values = [float(v) for v in (values if isinstance(values, (list, tuple)) or hasattr(values, '__len__')
+                                 else [values])]
     if not values: raise InputError('measured: no values; give one number for each seed')
-    if not all(map(math.isfinite, values)): raise InputError(f'measured: {values} are not all finite; leave a diverged run out by name, or clip and say so')
-    return dict(mean=statistics.fmean(values), spread=statistics.stdev(values) if len(values) > 1 else None, n=len(values), values=values)
+    if not all(map(math.isfinite, values)):
+        raise InputError(f'measured: {values} are not all finite; leave a diverged run out by name, or clip and say so')
+    return dict(mean=statistics.fmean(values), spread=statistics.stdev(values) if len(values) > 1 else None,
+                n=len(values), values=values)
 
 # %% ../nbs/63_claims.ipynb #adeb9818
 def paired(
     a, b, # a number for each seed, in the same order
 ) -> list: # a - b, seed by seed
     "Differences between two ways of doing something, each pair from one seed."
-    if len(a) != len(b): raise InputError(f'paired: {len(a)} values against {len(b)}; both need one for each seed, in the same order')
+    if len(a) != len(b):
+        raise InputError(f'paired: {len(a)} values against {len(b)}; both need one for each seed, in the same order')
     return [float(x) - float(y) for x, y in zip(a, b)]
 
 def judge(
@@ -74,14 +79,17 @@ def judge(
     "A verdict from paired differences."
     m = measured(differences)
     if m['spread'] is None: return 'open'
-    return 'holds' if m['mean'] - factor*m['spread'] > margin else 'fails' if m['mean'] + factor*m['spread'] < margin else 'open'
+    return ('holds' if m['mean'] - factor*m['spread'] > margin else
+            'fails' if m['mean'] + factor*m['spread'] < margin else 'open')
 
 def rule_of(what, margin=0., factor=2.): # → a sentence: the rule of `judge`, to be written beside a verdict
-    return f'{what}: holds (fails) where the mean of the paired differences lies more than {factor:g} of their standard deviations above (below) {margin:g}, open in between or with one seed'
+    return (f'{what}: holds (fails) where the mean of the paired differences lies more than {factor:g} '
+            f'of their standard deviations above (below) {margin:g}, open in between or with one seed')
 
 # %% ../nbs/63_claims.ipynb #0448d6fd
 def _verdicts(parts):
-    if not parts or set(parts) - set(VERDICTS): raise InputError(f'{parts} are not verdicts; they are {", ".join(VERDICTS)}')
+    if not parts or set(parts) - set(VERDICTS):
+        raise InputError(f'{parts} are not verdicts; they are {", ".join(VERDICTS)}')
     return set(parts)
 
 def under(
@@ -109,34 +117,46 @@ def run_command(
 ) -> str:
     "The papermill command of a run."
     yaml = lambda v: f'"{v}"' if v == '' or ' ' in str(v) else str(v)
-    chosen = {k: v for k, v in parameters.items() if k not in PLACES and not (defaults and k in defaults and defaults[k] == v)}
+    chosen = {k: v for k, v in parameters.items()
+              if k not in PLACES and not (defaults and k in defaults and defaults[k] == v)}
     plain = [f'-p {k} {yaml(v)}' for k, v in chosen.items() if not isinstance(v, (list, dict))]
-    nested = ', '.join(f'{k}: {json.dumps(v, ensure_ascii=False)}' for k, v in chosen.items() if isinstance(v, (list, dict)))
-    return ' '.join([f'papermill nbs/runs/{notebook}.ipynb runs/{notebook}/{notebook}.ipynb', *plain, *([f"-y '{{{nested}}}'"] if nested else []), f'-p out runs/{notebook}'])
+    nested = ', '.join(f'{k}: {json.dumps(v, ensure_ascii=False)}' for k, v in chosen.items()
+                       if isinstance(v, (list, dict)))
+    return ' '.join([f'papermill nbs/runs/{notebook}.ipynb runs/{notebook}/{notebook}.ipynb', *plain,
+                     *([f"-y '{{{nested}}}'"] if nested else []), f'-p out runs/{notebook}'])
 
 def _local(value): # the first absolute path in a string, list or dict
     if isinstance(value, dict): return next(filter(None, map(_local, value.values())), None)
     if isinstance(value, (list, tuple)): return next(filter(None, map(_local, value)), None)
-    found = re.search(r'(?<![\w.~*/:])(/(?!path/to)[\w.-]+/[\w./-]*|[A-Za-z]:\\\S+)', value) if isinstance(value, str) else None
+    found = (re.search(r'(?<![\w.~*/:])(/(?!path/to)[\w.-]+/[\w./-]*|[A-Za-z]:\\\S+)', value)
+             if isinstance(value, str) else None)
     return found and found[0]
 
 # %% ../nbs/63_claims.ipynb #a7b2012b
 def _refuse(row, name):
     "`InputError` unless the row is a claim with a run, seeds, values and one of the four verdicts."
     no = lambda what: InputError(f'{name}: {what}')
-    if row.get('claim') not in STATEMENTS: raise no(f'no claim is called {row.get("claim")!r}; there are {", ".join(STATEMENTS)}')
-    for key, what in dict(command='without the command of its run', seeds='without seeds', values='without measured values', rule='without the rule that gave the verdict', reason='without a sentence of reason').items():
+    if row.get('claim') not in STATEMENTS:
+        raise no(f'no claim is called {row.get("claim")!r}; there are {", ".join(STATEMENTS)}')
+    for key, what in dict(command='without the command of its run', seeds='without seeds',
+                          values='without measured values', rule='without the rule that gave the verdict',
+                          reason='without a sentence of reason').items():
         if not row.get(key): raise no(f'a claim {what} is only a claim; give `{key}`')
-    if row.get('verdict') not in VERDICTS: raise no(f'the verdict {row.get("verdict")!r} is not one of {", ".join(VERDICTS)}')
-    if row['verdict'] == 'open' and not row.get('settle'): raise no('an open claim needs `settle`, the exact command that would decide it')
-    if not isinstance(row['seeds'], list) or not all(isinstance(s, int) for s in row['seeds']): raise no(f'seeds {row["seeds"]!r} must be a list of whole numbers')
+    if row.get('verdict') not in VERDICTS:
+        raise no(f'the verdict {row.get("verdict")!r} is not one of {", ".join(VERDICTS)}')
+    if row['verdict'] == 'open' and not row.get('settle'):
+        raise no('an open claim needs `settle`, the exact command that would decide it')
+    if not isinstance(row['seeds'], list) or not all(isinstance(s, int) for s in row['seeds']):
+        raise no(f'seeds {row["seeds"]!r} must be a list of whole numbers')
     for k, v in row['values'].items():
-        if not isinstance(v, dict) or not {'mean', 'spread', 'n', 'values'} <= set(v): raise no(f'the value {k!r} has no mean, spread, n and values')
+        if not isinstance(v, dict) or not {'mean', 'spread', 'n', 'values'} <= set(v):
+            raise no(f'the value {k!r} has no mean, spread, n and values')
     missing = [k for k in row.get('headline', []) if k not in row['values']]
     if missing: raise no(f'the headline names {missing[0]!r}, which is not among the values')
     place = _local({k: v for k, v in row.items() if k != 'provenance'})
     if place: raise no(f'{place} is a place on one computer; give paths relative to the top of the repository')
 
+# %% ../nbs/63_claims.ipynb #0ed98d5d
 def write_claim(
     folder, # nbs/runs/results, or a run's own folder
     claim, # 'C1'
@@ -151,10 +171,11 @@ def write_claim(
     headline=(), # names of the values that the ledger shows; default: the first six
 ) -> dict: # the row
     "Write `<claim>.json` atomically; refuse what is not measured."
-    if not isinstance(values, dict): raise InputError(f'{claim}: values must be a dict of name → number or list, not {type(values).__name__}')
-    row = dict(claim=claim, statement=STATEMENTS.get(claim), verdict=verdict, rule=rule, reason=reason, settle=settle, command=command,
-               parameters={k: v for k, v in parameters.items() if k not in PLACES}, seeds=list(seeds), headline=list(headline),
-               values={k: measured(v) for k, v in values.items()})
+    if not isinstance(values, dict):
+        raise InputError(f'{claim}: values must be a dict of name → number or list, not {type(values).__name__}')
+    row = dict(claim=claim, statement=STATEMENTS.get(claim), verdict=verdict, rule=rule, reason=reason, settle=settle,
+               command=command, parameters={k: v for k, v in parameters.items() if k not in PLACES},
+               seeds=list(seeds), headline=list(headline), values={k: measured(v) for k, v in values.items()})
     _refuse(row, str(claim))
     write_json(Path(folder)/f'{claim}.json', row | dict(provenance=provenance(seed=row['seeds'], command=command)))
     return row
@@ -169,17 +190,23 @@ def read_claims(
         if not re.fullmatch(r'C\d+', f.stem): continue
         row = read_json(f)
         _refuse(row, str(f))
-        if row['claim'] != f.stem: raise InputError(f'{f}: is about {row["claim"]}; a claim lies in a file of its own name')
+        if row['claim'] != f.stem:
+            raise InputError(f'{f}: is about {row["claim"]}; a claim lies in a file of its own name')
         rows[f.stem] = row
     return {k: rows[k] for k in STATEMENTS if k in rows}
 
+# %% ../nbs/63_claims.ipynb #7dae6e86
 def shown(value): # a row's value → '23.10 ± 0.30': the spread to as many decimals as the mean
     x, spread = value['mean'], value['spread']
     if float(x).is_integer() and abs(x) >= 100 and not spread: return f'{x:,.0f}'
     if not 1e-3 <= abs(x) < 1e4 and x: return f'{x:.3g}' + ('' if spread is None else f' ± {spread:.2g}')
     decimals = 2 if abs(x) >= 1 or not x else 1 - math.floor(math.log10(abs(x)))
-    return f'{x:.{decimals}f}' + ('' if spread is None else f' ± {spread:.{decimals}f}' if spread >= .5*10**-decimals or not spread else f' ± {spread:.1g}')
+    return f'{x:.{decimals}f}' + (
+        '' if spread is None else
+        f' ± {spread:.{decimals}f}' if spread >= .5*10**-decimals or not spread else
+        f' ± {spread:.1g}')
 
+# %% ../nbs/63_claims.ipynb #db4ab6da
 def as_markdown(
     claims, # from `read_claims`
 ) -> str:
@@ -192,8 +219,12 @@ def as_markdown(
             keys = row.get('headline') or list(row['values'])[:6]
             figures = '<br>'.join(f'{cell(k)}: {shown(row["values"][k])}' for k in keys)
             verdict, why, run = f'**{row["verdict"]}**', row['reason'], row['settle'] or row['command']
-        else: verdict, figures, why, run = ('open', '', 'no recorded run yet', COMMANDS[name]) if name in COMMANDS else ('open', '', 'not measured yet', '')
-        lines.append(f'| {name} | {cell(statement)} | {verdict} | {figures} | {cell(why)} | ' + (f'`{cell(run)}` |' if run else ' |'))
+        else:
+            verdict, figures, why, run = (
+                ('open', '', 'no recorded run yet', COMMANDS[name]) if name in COMMANDS else
+                ('open', '', 'not measured yet', ''))
+        lines.append(f'| {name} | {cell(statement)} | {verdict} | {figures} | {cell(why)} | '
+                     + (f'`{cell(run)}` |' if run else ' |'))
     return '\n'.join(lines)
 
 # %% ../nbs/63_claims.ipynb #f186b7a1
@@ -204,4 +235,5 @@ def values_table(
     "A claim's values as markdown: mean, spread and each seed's."
     names = list(row['values']) if names is None else names
     each = lambda v: ', '.join(f'{x:.4g}' for x in v['values']) if v['n'] > 1 else ''
-    return '\n'.join(['| | mean ± spread | each |', '|---|---:|---|'] + [f'| {k} | {shown(row["values"][k])} | {each(row["values"][k])} |' for k in names])
+    return '\n'.join(['| | mean ± spread | each |', '|---|---:|---|'] + [
+        f'| {k} | {shown(row["values"][k])} | {each(row["values"][k])} |' for k in names])

@@ -46,7 +46,9 @@ def cg_correction(
     weight=None, # (B, 1, D, H, W) ≥ 0, how much a voxel may change; None: all alike
 )->Tensor: # (B, 1, D, H, W) change of μ, 1/mm
     "W Aᵀ (A W Aᵀ + λI)⁻¹ residual, approximately."
-    if not torch.as_tensor(relative_lambda).gt(0).all(): raise InputError('data consistency: relative_lambda must be above 0; AAᵀ is singular, and without a penalty noise is amplified without bound')
+    if not torch.as_tensor(relative_lambda).gt(0).all():
+        raise InputError('data consistency: relative_lambda must be above 0; '
+                         'AAᵀ is singular, and without a penalty noise is amplified without bound')
     lam = relative_lambda*mean_diagonal(projector, residual)
     keep = 1. if mask is None else mask.to(residual.dtype)
     weigh = (lambda v: v) if weight is None else (lambda v: v*weight)
@@ -61,7 +63,8 @@ def cg_correction(
     return weigh(projector.adjoint(z))
 
 # %% ../nbs/21_consistency.ipynb #ce556b34
-def _nrmse(a, y, keep): return _dot(keep*(a - y), a - y).sqrt().flatten()/_dot(keep*y, y).sqrt().flatten().clamp(min=1e-12)
+def _nrmse(a, y, keep):
+    return _dot(keep*(a - y), a - y).sqrt().flatten()/_dot(keep*y, y).sqrt().flatten().clamp(min=1e-12)
 
 @torch.no_grad()
 def reprojection_error(
@@ -90,7 +93,9 @@ def fuse(
     "The best linear estimate from the prediction and what is known of each voxel, and how much each may still change."
     weight = torch.as_tensor(weight, dtype=hu.dtype, device=hu.device).expand(hu.shape)
     for volume, error in known:
-        if volume.shape[-3:] != hu.shape[-3:] or volume.ndim != 5: raise InputError(f'data consistency: what is known has shape {tuple(volume.shape)}, the prediction {tuple(hu.shape)}; resample it onto the prediction\'s grid first')
+        if volume.shape[-3:] != hu.shape[-3:] or volume.ndim != 5:
+            raise InputError(f'data consistency: what is known has shape {tuple(volume.shape)}, '
+                             f'the prediction {tuple(hu.shape)}; resample it onto the prediction\'s grid first')
         volume, ratio = volume.to(hu), torch.as_tensor(error, dtype=hu.dtype, device=hu.device).square()/error_hu**2
         gain = (weight/(weight + ratio)).nan_to_num(1.)*~volume.isnan()  # 0/0: an exact value has the last word
         hu = hu.lerp(volume.nan_to_num(), gain)  # lerp: exact at gain 1
@@ -110,8 +115,11 @@ def known_slices(
         want = tuple(n for i, n in enumerate(shape) if i != axis)
         for index, picture in (pictures or {}).items():
             picture = torch.as_tensor(picture, dtype=torch.float)
-            if not 0 <= index < shape[axis]: raise InputError(f'known_slices: there is no {name} slice {index}; the grid has 0 to {shape[axis] - 1}')
-            if picture.shape != want: raise InputError(f'known_slices: {name} slice {index} has shape {tuple(picture.shape)}, the grid wants {want}; resample it first')
+            if not 0 <= index < shape[axis]:
+                raise InputError(f'known_slices: there is no {name} slice {index}; the grid has 0 to {shape[axis] - 1}')
+            if picture.shape != want:
+                raise InputError(f'known_slices: {name} slice {index} has shape {tuple(picture.shape)}, '
+                                 f'the grid wants {want}; resample it first')
             out.select(axis + 2, index).copy_(picture)
     return out
 
@@ -169,7 +177,8 @@ def consistent(
         new = _explain(new, xrays, projector, relative_lambda, steps, mask, kev, free, floor).clamp(*hu_range)
     after, otherwise = error(new), error(start) if known else before
     kept = after < otherwise
-    return torch.where(kept[:, None, None, None, None], new, start), dict(nrmse_before=before, nrmse_after=torch.where(kept, after, otherwise), kept=kept)
+    return torch.where(kept[:, None, None, None, None], new, start), dict(
+        nrmse_before=before, nrmse_after=torch.where(kept, after, otherwise), kept=kept)
 
 # %% ../nbs/21_consistency.ipynb #fc2ff9e0
 def noise_lambda(
@@ -203,8 +212,10 @@ def data_consistency(
 ): # (x̂0 (B, 1, D, H, W), t) → x̂0
     "A function that makes an estimate explain the X-rays, for every step of a sampler."
     if schedule is None and any(torch.as_tensor(e).gt(0).any() for _, e in known):
-        raise InputError('data_consistency: `known` has an error above 0, and every step of the sampler would count it again; give the sampler\'s schedule')
-    air = shadows(xrays, projector, shadow, mask) if shadow > 0 else torch.zeros(1, dtype=torch.bool, device=xrays.device)
+        raise InputError('data_consistency: `known` has an error above 0, '
+                         'and every step of the sampler would count it again; give the sampler\'s schedule')
+    air = (shadows(xrays, projector, shadow, mask) if shadow > 0 else
+           torch.zeros(1, dtype=torch.bool, device=xrays.device))
     @torch.no_grad()
     def constrain(x0_hat, t):
         hu = 1000*(base + scale*x0_hat)

@@ -44,9 +44,11 @@ class NoiseSchedule:
 
     def __post_init__(self):
         object.__setattr__(self, 'betas', tuple(self.betas))
-        if self.name not in schedules: raise InputError(f'NoiseSchedule: {self.name!r} is not a schedule; choose from {", ".join(schedules)}')
+        if self.name not in schedules:
+            raise InputError(f'NoiseSchedule: {self.name!r} is not a schedule; choose from {", ".join(schedules)}')
         if self.steps < 2: raise InputError(f'NoiseSchedule: steps={self.steps}; a schedule has at least 2')
-        if not (len(self.betas) == 2 and 0 < self.betas[0] <= self.betas[1] < 1): raise InputError(f'NoiseSchedule: betas={self.betas}; give the first and the last, 0 < first ≤ last < 1')
+        if not (len(self.betas) == 2 and 0 < self.betas[0] <= self.betas[1] < 1):
+            raise InputError(f'NoiseSchedule: betas={self.betas}; give the first and the last, 0 < first ≤ last < 1')
 
     @cached_property
     def table(self)->Tensor: # (T+1,) float64: 1, then ᾱ of t = 0 … T−1
@@ -61,9 +63,12 @@ class NoiseSchedule:
 def _check_time(t, first, T):
     "Times as a long tensor beside the float64 tables (on the CPU), refused outside [first, T)."
     t = torch.as_tensor(t, device='cpu')
-    if t.is_floating_point() or t.dtype == torch.bool: raise InputError(f'diffusion: t is {str(t.dtype)[6:]}; times are whole numbers, give a long tensor')
+    if t.is_floating_point() or t.dtype == torch.bool:
+        raise InputError(f'diffusion: t is {str(t.dtype)[6:]}; times are whole numbers, give a long tensor')
     low, high = (int(v) for v in t.aminmax())
-    if low < first or high >= T: raise InputError(f'diffusion: t = {low if low < first else high} is outside the schedule, whose times go from {first} to {T-1}')
+    if low < first or high >= T:
+        raise InputError(f'diffusion: t = {low if low < first else high} is outside the schedule, '
+                         f'whose times go from {first} to {T-1}')
     return t.long()
 
 @patch
@@ -87,9 +92,21 @@ class Prediction(NamedTuple):
     weight: Callable # (SNR, min(SNR, γ))
 
 predictions = dict(
-    eps=Prediction(lambda x0, noise, a, s: noise,          lambda out, x_t, a, s: (x_t - s*out)/a, lambda out, x_t, a, s: out,             lambda snr, least: least/snr),
-    x0 =Prediction(lambda x0, noise, a, s: x0,             lambda out, x_t, a, s: out,             lambda out, x_t, a, s: (x_t - a*out)/s, lambda snr, least: least),
-    v  =Prediction(lambda x0, noise, a, s: a*noise - s*x0, lambda out, x_t, a, s: a*x_t - s*out,   lambda out, x_t, a, s: s*x_t + a*out,   lambda snr, least: least/(snr + 1)))
+    eps=Prediction(
+        lambda x0, noise, a, s: noise,
+        lambda out, x_t, a, s: (x_t - s*out)/a,
+        lambda out, x_t, a, s: out,
+        lambda snr, least: least/snr),
+    x0=Prediction(
+        lambda x0, noise, a, s: x0,
+        lambda out, x_t, a, s: out,
+        lambda out, x_t, a, s: (x_t - a*out)/s,
+        lambda snr, least: least),
+    v=Prediction(
+        lambda x0, noise, a, s: a*noise - s*x0,
+        lambda out, x_t, a, s: a*x_t - s*out,
+        lambda out, x_t, a, s: s*x_t + a*out,
+        lambda snr, least: least/(snr + 1)))
 
 # %% ../nbs/20_diffusion.ipynb #36f4d6cb
 @dataclass(frozen=True)
@@ -101,9 +118,12 @@ class Diffusion:
     floor: float = .1 # weights of times with less SNR are those of this SNR
 
     def __post_init__(self):
-        if self.prediction not in predictions: raise InputError(f'Diffusion: {self.prediction!r} is not a prediction type; choose from {", ".join(predictions)}')
+        if self.prediction not in predictions:
+            raise InputError(f'Diffusion: {self.prediction!r} is not a prediction type; '
+                             f'choose from {", ".join(predictions)}')
         if self.schedule.zero_terminal_snr and self.prediction == 'eps':
-            raise InputError("Diffusion: zero_terminal_snr with prediction 'eps' is undefined at the last time, where x_t is all noise and ε tells nothing of x0; predict 'v' or 'x0'")
+            raise InputError("Diffusion: zero_terminal_snr with prediction 'eps' is undefined at the last time, "
+                             "where x_t is all noise and ε tells nothing of x0; predict 'v' or 'x0'")
         if self.gamma < 0: raise InputError(f'Diffusion: gamma={self.gamma}; give 0 (no weights) or more')
 
     @cached_property
@@ -112,7 +132,8 @@ class Diffusion:
     def _coefficients(self, t, x):
         "α and σ at t (B,), shaped to multiply x (B, …): float64 for float64, float32 for all else."
         t, dtype = _check_time(t, 0, self.schedule.steps), torch.float64 if x.dtype == torch.float64 else torch.float32
-        if t.shape != x.shape[:1]: raise InputError(f'diffusion: times of shape {tuple(t.shape)} for a batch of {len(x)}; give one a sample')
+        if t.shape != x.shape[:1]:
+            raise InputError(f'diffusion: times of shape {tuple(t.shape)} for a batch of {len(x)}; give one a sample')
         return [c[t + 1].to(dtype).to(x.device).reshape(-1, *[1]*(x.dim()-1)) for c in self._tables]
 
 # %% ../nbs/20_diffusion.ipynb #b6ad6e80
@@ -161,7 +182,9 @@ def loss(self:Diffusion,
     mask=None, # broadcasts to x0, bool or weights ≥ 0; where it is 0 nothing counts
 )->Tensor: # (B,)
     "Each sample's mean squared error over its mask, times the weight of its time; 0 where a mask is empty."
-    if out.shape != x0.shape: raise InputError(f'Diffusion.loss: the network answered {tuple(out.shape)} to {tuple(x0.shape)}; they should be alike')
+    if out.shape != x0.shape:
+        raise InputError(f'Diffusion.loss: the network answered {tuple(out.shape)} to {tuple(x0.shape)}; '
+                         'they should be alike')
     err = out.float() - self.target(x0.float(), noise.float(), t)
     mask = torch.ones_like(err) if mask is None else mask.to(err.dtype).expand_as(err)
     err = torch.where(mask > 0, err, 0.)  # before squaring: 0·NaN is NaN, in the gradient too
@@ -180,7 +203,8 @@ def step_pairs(
     spacing='trailing', # one of `spacings`
 )->list: # n pairs (t, t_next), falling; the last t_next is −1
     "The times a sampler visits, each with the time it goes to."
-    if spacing not in spacings: raise InputError(f'step_pairs: {spacing!r} is not a spacing; choose from {", ".join(spacings)}')
+    if spacing not in spacings:
+        raise InputError(f'step_pairs: {spacing!r} is not a spacing; choose from {", ".join(spacings)}')
     if not 1 <= n <= T: raise InputError(f'step_pairs: {n} steps through a schedule of {T} times; take 1 to {T}')
     times = spacings[spacing](T, n)
     return list(zip(times, times[1:] + [-1]))
@@ -188,10 +212,14 @@ def step_pairs(
 # %% ../nbs/20_diffusion.ipynb #827aeaa4
 def _generators(seeds, stream):
     "One generator a sample; streams of the same seed are independent."
-    try: return [torch.Generator().manual_seed(int(np.random.SeedSequence(s, spawn_key=(stream,)).generate_state(1)[0])) for s in seeds]
-    except (ValueError, TypeError): raise InputError(f'diffusion: seeds={seeds!r}; give a list of whole numbers from 0 on, one a sample') from None
+    try:
+        return [torch.Generator().manual_seed(int(np.random.SeedSequence(s, spawn_key=(stream,)).generate_state(1)[0]))
+                for s in seeds]
+    except (ValueError, TypeError):
+        raise InputError(f'diffusion: seeds={seeds!r}; give a list of whole numbers from 0 on, one a sample') from None
 
-def _noise(generators, shape, device, dtype): return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device, dtype)
+def _noise(generators, shape, device, dtype):
+    return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device, dtype)
 
 def seeded_noise(
     shape, # of one sample, (C, D, H, W)
@@ -224,18 +252,24 @@ class NotFinite(InputError, FloatingPointError):
 def _finite(x, what, where):
     if torch.isfinite(x).all(): return x
     bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
-    raise NotFinite(f'sample: {what} is NaN or infinite at {where}, in sample {", ".join(map(str, bad))} of the batch (from 0); check its conditioning and the weights, and that the model does not run in float16')
+    raise NotFinite(f'sample: {what} is NaN or infinite at {where}, in sample {", ".join(map(str, bad))} '
+                    'of the batch (from 0); check its conditioning and the weights, '
+                    'and that the model does not run in float16')
 
 def _check_start(x, eta, seeds):
     if x.dtype not in (torch.float32, torch.float64):
-        raise InputError(f'sample: x_T is {str(x.dtype)[6:]}; begin with float32 (in float16 the last ᾱ of the cosine schedule is exactly 0). Inside `denoise` a model may use less')
+        raise InputError(f'sample: x_T is {str(x.dtype)[6:]}; begin with float32 (in float16 the '
+                         'last ᾱ of the cosine schedule is exactly 0). Inside `denoise` a model may use less')
     if not 0 <= eta <= 1: raise InputError(f'sample: eta={eta}; it goes from 0 (DDIM) to 1 (DDPM)')
-    if seeds is not None and len(seeds) != len(x): raise InputError(f'sample: {len(seeds)} seeds for a batch of {len(x)}; give one a sample')
+    if seeds is not None and len(seeds) != len(x):
+        raise InputError(f'sample: {len(seeds)} seeds for a batch of {len(x)}; give one a sample')
 
 # %% ../nbs/20_diffusion.ipynb #5246352f
 def _residual_gradient(loss, x_t):
     "Of each sample's residual norm, with respect to x_t."
-    if not loss.requires_grad: raise InputError('sample: guide needs the gradient of x̂0 with respect to x_t, but denoise or guide cuts it (torch.no_grad, detach, or a constant)')
+    if not loss.requires_grad:
+        raise InputError('sample: guide needs the gradient of x̂0 with respect to x_t, '
+                         'but denoise or guide cuts it (torch.no_grad, detach, or a constant)')
     return torch.autograd.grad(loss.clamp(min=torch.finfo(loss.dtype).tiny).sqrt().sum(), x_t)[0]
 
 def _estimate(denoise, x_t, t, where, diffusion, clip, constrain, guide):
@@ -244,7 +278,9 @@ def _estimate(denoise, x_t, t, where, diffusion, clip, constrain, guide):
     with torch.set_grad_enabled(guide is not None):
         x_t = x_t.detach().requires_grad_(guide is not None)
         out = denoise(x_t, times)
-        if out.shape != x_t.shape: raise InputError(f'sample: denoise made {tuple(out.shape)} of {tuple(x_t.shape)}; a prediction has the shape of x_t')
+        if out.shape != x_t.shape:
+            raise InputError(f'sample: denoise made {tuple(out.shape)} of {tuple(x_t.shape)}; '
+                             'a prediction has the shape of x_t')
         x0 = diffusion.x0(_finite(out.to(x_t.dtype), "the model's answer", where), x_t, times)
         gradient = _residual_gradient(guide(x0), x_t) if guide else None
     x_t, out, x0 = x_t.detach(), out.detach().to(x_t.dtype), x0.detach()
@@ -279,7 +315,8 @@ def sample(
         where = f'step {i+1} of {steps} (t = {t})'
         try:
             x0, eps, gradient = _estimate(denoise, x, t, where, diffusion, clip, constrain, guide)
-            z = None if not eta else _noise(generators, x.shape[1:], x.device, x.dtype) if generators else torch.randn_like(x)
+            z = (None if not eta else
+                 _noise(generators, x.shape[1:], x.device, x.dtype) if generators else torch.randn_like(x))
             x = ddim_step(diffusion.schedule, x0, eps, t, t_next, eta, z)
             if guide: x = x - guide_scale*gradient
             _finite(x, 'the sample', where)

@@ -18,7 +18,8 @@ import torch
 from torch import nn, Tensor
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
-from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensor, FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import (DynamicOutputShapeException, FakeTensor, FakeTensorMode,
+                                           unset_fake_temporarily)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
@@ -29,14 +30,21 @@ from .files import InputError
 @dataclass
 class Block:
     "A storage: from when to when (ticks of the tracker's clock), and who made it."
-    bytes: int; shape: tuple; dtype: str
-    born: int; phase: str; path: str; line: str
+    bytes: int
+    shape: tuple
+    dtype: str
+    born: int
+    phase: str
+    path: str
+    line: str
     kind: str = 'temporary'
     died: float = float('inf')
     recomputed: bool = False
 
-kinds = 'parameters', 'buffers', 'inputs', 'gradients', 'optimizer state', 'saved activations', 'recomputed', 'temporary'
+kinds = ('parameters', 'buffers', 'inputs', 'gradients', 'optimizer state',
+         'saved activations', 'recomputed', 'temporary')
 
+# %% ../nbs/24_memory.ipynb #571d99e2
 class Tracker(TorchDispatchMode):
     "Counts the bytes of all storages alive, and keeps the book of them."
     def __init__(self, model=None):
@@ -48,19 +56,26 @@ class Tracker(TorchDispatchMode):
 
     def see(self, t:Tensor, kind='temporary', where=('', '')): # → its Block
         "Write a tensor's storage down, unless it is known."
-        s = t.untyped_storage(); key = s._cdata
+        s = t.untyped_storage()
+        key = s._cdata
         if key in self.alive: return self.alive[key][0]
-        b = Block(s.nbytes(), tuple(t.shape), str(t.dtype)[6:], self.clock, self.phase, *where, kind, recomputed=self.phase == 'backward' and bool(self.stack))
+        b = Block(s.nbytes(), tuple(t.shape), str(t.dtype)[6:], self.clock, self.phase, *where, kind,
+                  recomputed=self.phase == 'backward' and bool(self.stack))
         self.alive[key] = b, weakref.ref(s, lambda _: self._free(key))
-        self.blocks.append(b); self.clock += 1; self.total += b.bytes
+        self.blocks.append(b)
+        self.clock += 1
+        self.total += b.bytes
         if self.total > self.peak: self.peak, self.at, self.moment = self.total, b.born, (self.phase, *where)
         parts = where[0].split('.') if where[0] else []
-        for i in range(len(parts) + 1): self.inside['.'.join(parts[:i])] = max(self.total, self.inside.get('.'.join(parts[:i]), 0))
+        for i in range(len(parts) + 1):
+            self.inside['.'.join(parts[:i])] = max(self.total, self.inside.get('.'.join(parts[:i]), 0))
         return b
 
     def _free(self, key):
         b, _ = self.alive.pop(key)
-        b.died = self.clock; self.clock += 1; self.total -= b.bytes
+        b.died = self.clock
+        self.clock += 1
+        self.total -= b.bytes
 
 # %% ../nbs/24_memory.ipynb #66a0ea71
 from fastcore.basics import patch
@@ -70,20 +85,24 @@ def _line(frame): # 'models/direct.py:115': the innermost line of this library, 
     caller = ''
     while frame:
         name = frame.f_code.co_filename.replace('\\', '/')
-        if '/torch/' not in name and frame.f_code.co_filename != _line.__code__.co_filename and frame.f_code.co_name not in ('__torch_function__', '__torch_dispatch__'):
+        if ('/torch/' not in name and frame.f_code.co_filename != _line.__code__.co_filename
+                and frame.f_code.co_name not in ('__torch_function__', '__torch_dispatch__')):
             if '/xray_ct/' in name: return f'{name.rsplit("/xray_ct/")[-1]}:{frame.f_lineno}'
             caller = caller or f'{name.rsplit("/")[-1]}:{frame.f_lineno}'
         frame = frame.f_back
     return caller
 
+# %% ../nbs/24_memory.ipynb #d3155175
 @patch
 def where(self:Tracker): # (module path, 'file:line') of the operation under way
     node = torch._C._current_autograd_node() if self.phase == 'backward' and not self.stack else None
     if node is not None: return self.made_by.get(node._sequence_nr(), ('', node.name()))
     here = self.stack[-1] if self.stack else '', _line(sys._getframe(2))
-    if self.phase == 'forward': self.made_by[torch._C._autograd._get_sequence_nr() - 1] = here  # the node is made before its operation runs
+    if self.phase == 'forward':
+        self.made_by[torch._C._autograd._get_sequence_nr() - 1] = here  # the node is made before its operation runs
     return here
 
+# %% ../nbs/24_memory.ipynb #f6d9bce3
 @patch
 def __torch_dispatch__(self:Tracker, func, types, args=(), kwargs=None):
     here, kwargs = self.where() if self.phase != 'setup' else ('', ''), kwargs or {}
@@ -92,7 +111,8 @@ def __torch_dispatch__(self:Tracker, func, types, args=(), kwargs=None):
     for t in tensors: self.see(t, 'buffers' if self.faking and not isinstance(t, FakeTensor) else 'temporary', here)
     if self.phase == 'setup': return out
     if count := flop_registry.get(func._overloadpacket): self.flops += count(*args, **kwargs, out_val=out)
-    if func._overloadpacket in (_aten.convolution, _aten.convolution_backward):  # what it reads and writes, once more in the layout that it likes
+    if func._overloadpacket in (_aten.convolution, _aten.convolution_backward):
+        # what it reads and writes, once more in the layout that it likes
         volumes = (args[0], out) if func._overloadpacket is _aten.convolution else args[:2]
         self.padded = max(self.padded, self.total + sum(t.numel()*t.element_size() for t in volumes))
     return out
@@ -100,9 +120,12 @@ def __torch_dispatch__(self:Tracker, func, types, args=(), kwargs=None):
 @patch
 def _adds_gradients(self:Tracker, func, args):
     "Two gradients meet: autograd adds in place where nobody else holds the first, except under a dispatch mode such as this."
-    return (func is _aten.add.Tensor and self.phase == 'backward' and not self.stack and all(isinstance(a, Tensor) for a in args)
-            and args[0].shape == args[1].shape and args[0].dtype == args[1].dtype and hasattr(args[0], '_use_count') and args[0]._use_count() <= 4)  # more: somebody else holds it
+    return (func is _aten.add.Tensor and self.phase == 'backward' and not self.stack
+            and all(isinstance(a, Tensor) for a in args)
+            and args[0].shape == args[1].shape and args[0].dtype == args[1].dtype
+            and hasattr(args[0], '_use_count') and args[0]._use_count() <= 4)  # more: somebody else holds it
 
+# %% ../nbs/24_memory.ipynb #07d4045e
 @patch
 def start(self:Tracker, phase):
     "Enter 'forward', 'backward' or 'optimizer'; what the forward pass leaves alive was saved for the backward one."
@@ -114,8 +137,11 @@ def start(self:Tracker, phase):
 
 @patch
 def __enter__(self:Tracker):
-    self.hooks = [register_module_forward_pre_hook(lambda m, _: self.stack.append(self.names.get(id(m), self.stack[-1] if self.stack else ''))),
-                  register_module_forward_hook(lambda *_: (self.stack.pop(), None)[1], always_call=True)]  # also where a recomputation stops early
+    self.hooks = [
+        register_module_forward_pre_hook(
+            lambda m, _: self.stack.append(self.names.get(id(m), self.stack[-1] if self.stack else ''))),
+        register_module_forward_hook(
+            lambda *_: (self.stack.pop(), None)[1], always_call=True)]  # also where a recomputation stops early
     return TorchDispatchMode.__enter__(self)
 
 @patch
@@ -138,8 +164,12 @@ class LikeCuda(TorchFunctionMode):
             up = lambda t: t.float() if isinstance(t, Tensor) and t.dtype in (torch.bfloat16, torch.float16) else t
             args, kwargs = tuple(map(up, args)), {k: up(v) for k, v in kwargs.items()}
         return func(*args, **kwargs)
-    def __enter__(self): FakeTensor.is_cpu = property(lambda t: False); return super().__enter__()  # chunks are larger on a card
-    def __exit__(self, *error): del FakeTensor.is_cpu; return super().__exit__(*error)
+    def __enter__(self):
+        FakeTensor.is_cpu = property(lambda t: False)
+        return super().__enter__()  # chunks are larger on a card
+    def __exit__(self, *error):
+        del FakeTensor.is_cpu
+        return super().__exit__(*error)
 
 # %% ../nbs/24_memory.ipynb #dd7fbbf4
 def checkpoint_blocks(
@@ -152,25 +182,31 @@ def checkpoint_blocks(
     else:
         patterns = [patterns] if isinstance(patterns, str) else list(patterns)
         if absent := [p for p in patterns if not any(fnmatchcase(n, p) for n in named)]:
-            raise InputError(f'checkpoint_blocks: no module is called {absent[0]}; there are {", ".join(list(named)[:12])}, …')
-        hits = [n for n, m in named.items() if any(fnmatchcase(n, p) for p in patterns) and not isinstance(m, (nn.ModuleList, nn.ModuleDict))]
+            raise InputError(f'checkpoint_blocks: no module is called {absent[0]}; '
+                             f'there are {", ".join(list(named)[:12])}, …')
+        hits = [n for n, m in named.items() if any(fnmatchcase(n, p) for p in patterns)
+                and not isinstance(m, (nn.ModuleList, nn.ModuleDict))]
     if not hits: raise InputError('checkpoint_blocks: this model has no blocks in lists; name the modules')
     outer = [n for n in hits if not any(n.startswith(h + '.') for h in hits)]
     return Checkpointed({n: named[n] for n in outer})
 
+# %% ../nbs/24_memory.ipynb #8e73d666
 def blocks_of(model): # → name: module
     "The outermost elements of lists that do more than one thing with their parameters."
     named = {n: m for n, m in model.named_modules() if n}
     listed = lambda n: isinstance(named.get(n.rpartition('.')[0]), (nn.ModuleList, nn.Sequential))
-    hits = [n for n, m in named.items() if listed(n) and not isinstance(m, nn.ModuleList) and sum(1 for s in m.modules() if s._parameters) > 1]
+    hits = [n for n, m in named.items() if listed(n) and not isinstance(m, nn.ModuleList)
+            and sum(1 for s in m.modules() if s._parameters) > 1]
     return {n: named[n] for n in hits if not any(n.startswith(h + '.') for h in hits)}
 
+# %% ../nbs/24_memory.ipynb #fc01d4d2
 class Checkpointed:
     "Modules whose `forward` is checkpointed, until `remove`."
     def __init__(self, modules):
         self.modules, self.names = modules, list(modules)
         for m in modules.values():
-            if 'forward' in vars(m): raise InputError(f'checkpoint_blocks: {type(m).__name__} is checkpointed already; remove() that first')
+            if 'forward' in vars(m):
+                raise InputError(f'checkpoint_blocks: {type(m).__name__} is checkpointed already; remove() that first')
             m.forward = partial(_recomputed, m.forward)
     def remove(self):
         for m in self.modules.values(): vars(m).pop('forward', None)
@@ -178,7 +214,8 @@ class Checkpointed:
     def __exit__(self, *error): self.remove()
 
 def _recomputed(forward, *args, **kwargs):
-    return checkpoint(forward, *args, use_reentrant=False, **kwargs) if torch.is_grad_enabled() else forward(*args, **kwargs)
+    return (checkpoint(forward, *args, use_reentrant=False, **kwargs) if torch.is_grad_enabled()
+            else forward(*args, **kwargs))
 
 # %% ../nbs/24_memory.ipynb #588d65eb
 class Constants(TorchDispatchMode):
@@ -217,16 +254,24 @@ def without_data(
     return copy.deepcopy(model, memo)
 
 # %% ../nbs/24_memory.ipynb #2d8f662e
-cards = {'16GB': (16e9, 0, 0), '24GB': (24e9, 125., 62.), 'A10': (24e9, 125., 62.), '4090': (24e9, 165., 83.), '32GB': (32e9, 0, 0), '40GB': (40e9, 312., 156.),
-         '48GB': (48e9, 155., 77.), 'A6000': (48e9, 155., 77.), 'L40S': (48e9, 362., 183.), '80GB': (80e9, 312., 156.), 'A100': (80e9, 312., 156.),
-         'H100': (80e9, 989., 495.), 'H200': (141e9, 989., 495.), '141GB': (141e9, 989., 495.), '180GB': (180e9, 2250., 1125.)}  # bytes; peak TFLOP/s in bf16, and as convolutions of float32 (TF32 where there is)
+# bytes; peak TFLOP/s in bf16, and as convolutions of float32 (TF32 where there is)
+cards = {
+    '16GB': (16e9, 0, 0),
+    '24GB': (24e9, 125., 62.), 'A10': (24e9, 125., 62.), '4090': (24e9, 165., 83.),
+    '32GB': (32e9, 0, 0),
+    '40GB': (40e9, 312., 156.),
+    '48GB': (48e9, 155., 77.), 'A6000': (48e9, 155., 77.), 'L40S': (48e9, 362., 183.),
+    '80GB': (80e9, 312., 156.), 'A100': (80e9, 312., 156.), 'H100': (80e9, 989., 495.),
+    'H200': (141e9, 989., 495.), '141GB': (141e9, 989., 495.),
+    '180GB': (180e9, 2250., 1125.)}
 driver, fragments, efficiency = .6e9, .04, .3
 
 def card(gpu): # (bytes, TFLOP/s in bf16, in float32)
     "A card by its name or its size, '24GB'."
     if gpu in cards: return cards[gpu]
     size = re.fullmatch(r'([0-9.]+) ?GB', str(gpu))
-    if not size or not float(size[1]) > 0: raise InputError(f'gpu={gpu}: write a size such as 24GB, or one of {", ".join(cards)}')
+    if not size or not float(size[1]) > 0:
+        raise InputError(f'gpu={gpu}: write a size such as 24GB, or one of {", ".join(cards)}')
     return float(size[1])*1e9, 0., 0.
 
 # %% ../nbs/24_memory.ipynb #da046e2f
@@ -250,24 +295,29 @@ class Vetted:
         speed = 1e12*efficiency*(bf16 if plan.precision == 'bf16' else float32)
         self.seconds = self.flops/speed if speed else None
 
+# %% ../nbs/24_memory.ipynb #b6813a84
 @patch
 def stages(self:Vetted, most=12): # [(module, bytes of weights, bytes saved by it, total alive at most while in it)]
     "The network in parts: whoever saves more than a third of it all is shown by its own parts."
     inside = lambda name, b: not name or b.path == name or b.path.startswith(name + '.')
     size = lambda name: sum(b.bytes for b in self.saved if inside(name, b))
-    children = lambda name: [n for n in self.weights if n and n.rpartition('.')[0] == name and (n in self.tracker.inside or size(n))]
+    children = lambda name: [n for n in self.weights if n and n.rpartition('.')[0] == name
+                             and (n in self.tracker.inside or size(n))]
     names, whole = children(''), max(size(''), 1)
     while big := [n for n in names if size(n) > whole/3 and children(n) and len(names) + len(children(n)) - 1 <= most]:
-        i = names.index(big[0]); names[i:i + 1] = children(big[0])
+        i = names.index(big[0])
+        names[i:i + 1] = children(big[0])
     rows = [(n, self.weights[n], size(n), self.tracker.inside.get(n, 0)) for n in names]
     rest = size('') - sum(r[2] for r in rows)
     return rows + ([('(elsewhere)', 0, rest, self.tracker.inside.get('', 0))] if rest > 0 else [])
 
+# %% ../nbs/24_memory.ipynb #47a189ac
 @patch
 def largest(self:Vetted, n=8): # [(bytes, count, shape, dtype, kind, module, line)]
     "What fills the memory at the peak; equals of one line are counted together."
     groups = Counter((b.shape, b.dtype, b.kind, b.path, b.line, b.bytes) for b in self.at_peak)
-    rows = sorted(((bytes*k, k, shape, dtype, kind, path, line) for (shape, dtype, kind, path, line, bytes), k in groups.items()), reverse=True, key=lambda r: r[0])
+    rows = sorted(((bytes*k, k, shape, dtype, kind, path, line)
+                   for (shape, dtype, kind, path, line, bytes), k in groups.items()), reverse=True, key=lambda r: r[0])
     return rows[:n]
 
 # %% ../nbs/24_memory.ipynb #20609a21
@@ -275,8 +325,10 @@ def _advice(found, run, inputs):
     "What would make it fit: tried where it is a switch, computed where it is another problem to pose."
     p, out = found.plan, []
     switches = dict(bf16=dict(precision='bf16'), checkpointing=dict(checkpointing=True))
-    left = [k for k, v in switches.items() if any(getattr(p, a) in (False, 'float32') for a in v) and (p.train or k == 'bf16')]
-    for names in [[k] for k in left] + ([left] if len(left) > 1 else []) + ([left + ['the optimizer on the host']] if p.train and not p.offload else []):
+    left = [k for k, v in switches.items()
+            if any(getattr(p, a) in (False, 'float32') for a in v) and (p.train or k == 'bf16')]
+    for names in ([[k] for k in left] + ([left] if len(left) > 1 else [])
+                  + ([left + ['the optimizer on the host']] if p.train and not p.offload else [])):
         changes = {a: x for k in names for a, x in switches.get(k, dict(offload=True)).items()}
         try: v = run(replace(p, **changes))
         except InputError: continue  # no blocks to checkpoint
@@ -285,25 +337,45 @@ def _advice(found, run, inputs):
         if v.fits: return
     fixed = sum(found.parts[k] for k in ('parameters', 'buffers', 'gradients', 'optimizer state'))
     share = (found.memory - found.overhead - fixed)/max(found.needs - found.overhead - fixed, 1)
-    if share <= 0: yield f'weights and optimizer alone take {fixed/1e9:.1f} GB: a smaller network, or a larger card'; return
+    if share <= 0:
+        yield f'weights and optimizer alone take {fixed/1e9:.1f} GB: a smaller network, or a larger card'
+        return
     batch = max([len(t) for t in tree_leaves(inputs) if isinstance(t, Tensor) and t.dim()] or [1])
-    if int(batch*share): yield f'batch {int(batch*share)} in place of {batch}, and {math.ceil(batch/int(batch*share))} batches a step (accumulation)'
+    if int(batch*share):
+        yield (f'batch {int(batch*share)} in place of {batch}, '
+               f'and {math.ceil(batch/int(batch*share))} batches a step (accumulation)')
     else: yield f'crops of {100*share**(1/3):.0f} % of each side of the volume, and a sliding window for prediction'
     size, n, shape, dtype, kind, path, line = found.largest(1)[0]
-    if size > .1*found.needs: yield f'the largest tensor{"s" if n > 1 else ""}, {n} of {size/n/1e9:.1f} GB {tuple(shape)} {dtype}, come{"s"*(n == 1)} from {path or "the model"} ({line}): work through it in chunks'
+    if size > .1*found.needs:
+        yield (f'the largest tensor{"s" if n > 1 else ""}, {n} of {size/n/1e9:.1f} GB {tuple(shape)} {dtype}, '
+               f'come{"s"*(n == 1)} from {path or "the model"} ({line}): work through it in chunks')
 
+# %% ../nbs/24_memory.ipynb #07540850
 @patch
 def __repr__(self:Vetted):
     GB, p, (phase, path, line) = (lambda b: f'{b/1e9:.2f} GB'), self.plan, self.moment
-    head = f'{"fits" if self.fits else "DOES NOT FIT"}: needs {GB(self.needs)} of {GB(self.memory)} ({self.gpu}); {"training step" if p.train else "prediction"}, {p.precision}' + (', checkpointing' if p.checkpointing else '')
-    rows = [head, f'  peak                    {GB(self.peak):>11}   {phase}{" of " + path if path else ""}{" at " + line if line else ""}']
+    head = (f'{"fits" if self.fits else "DOES NOT FIT"}: needs {GB(self.needs)} of {GB(self.memory)} ({self.gpu}); '
+            f'{"training step" if p.train else "prediction"}, {p.precision}'
+            + (', checkpointing' if p.checkpointing else ''))
+    rows = [head, f'  peak                    {GB(self.peak):>11}   '
+                  f'{phase}{" of " + path if path else ""}{" at " + line if line else ""}']
     rows += [f'    {k:21} {GB(b):>11}' for k, b in self.parts.items() if b]
-    rows += [f'  driver, fragmentation   {GB(self.overhead):>11}   an allowance: {driver/1e9:g} GB + {fragments:.0%} of the peak', f'  convolution workspace   {GB(self.workspace):>11}   more than that where there is room; without, slower kernels']
+    rows += [f'  driver, fragmentation   {GB(self.overhead):>11}   an allowance: '
+             f'{driver/1e9:g} GB + {fragments:.0%} of the peak',
+             f'  convolution workspace   {GB(self.workspace):>11}   '
+             'more than that where there is room; without, slower kernels']
     if self.host: rows.append(f'  on the host             {GB(self.host):>11}   weights and two means of Adam')
-    rows.append(f'  {self.flops/1e12:.2f} TFLOP' + (f': at least {self.seconds:.2g} s, at {efficiency:.0%} of the peak that the maker names' if self.seconds else ''))
-    rows += ['', f'  {"module":32} {"weights":>9} {"saves":>9} {"highest":>9}   (MB)'] + [f'  {n[:32]:32} {w/1e6:9.1f} {s/1e6:9.1f} {h/1e6:9.1f}' for n, w, s, h in self.stages()]
-    rows += ['', '  largest at the peak'] + [f'  {b/1e9:8.3f} GB  {n} × {"×".join(map(str, shape))} {dtype}, {kind}: {path} {line}' for b, n, shape, dtype, kind, path, line in self.largest(6)]
-    if self.tracker.asked: rows += ['', '  answered with 1 or True: ' + ', '.join(self.tracker.asked) + ' asked for numbers, and there are none']
+    rows.append(f'  {self.flops/1e12:.2f} TFLOP'
+                + (f': at least {self.seconds:.2g} s, at {efficiency:.0%} of the peak that the maker names'
+                   if self.seconds else ''))
+    rows += ['', f'  {"module":32} {"weights":>9} {"saves":>9} {"highest":>9}   (MB)'] + [
+        f'  {n[:32]:32} {w/1e6:9.1f} {s/1e6:9.1f} {h/1e6:9.1f}' for n, w, s, h in self.stages()]
+    rows += ['', '  largest at the peak'] + [
+        f'  {b/1e9:8.3f} GB  {n} × {"×".join(map(str, shape))} {dtype}, {kind}: {path} {line}'
+        for b, n, shape, dtype, kind, path, line in self.largest(6)]
+    if self.tracker.asked:
+        rows += ['', '  answered with 1 or True: ' + ', '.join(self.tracker.asked)
+                 + ' asked for numbers, and there are none']
     if self.advice: rows += ['', '  what would make it fit'] + [f'  - {a}' for a in self.advice]
     return '\n'.join(rows)
 
@@ -317,7 +389,9 @@ def _mean(out): # of everything that has a gradient: a loss where none is given
     if not parts: raise InputError('vet: nothing that the model returns has a gradient; give train=False, or a loss')
     return sum(parts)
 
-optimizers = dict(adam=lambda ps: torch.optim.Adam(ps, foreach=False), sgd=lambda ps: torch.optim.SGD(ps, lr=.1, foreach=False))  # one parameter at a time, as fastai's
+optimizers = dict(  # one parameter at a time, as fastai's
+    adam=lambda ps: torch.optim.Adam(ps, foreach=False),
+    sgd=lambda ps: torch.optim.SGD(ps, lr=.1, foreach=False))
 
 # %% ../nbs/24_memory.ipynb #0f398314
 @dataclass
@@ -357,20 +431,23 @@ def _prepare(model, tracker, plan): # → the optimizer
 # %% ../nbs/24_memory.ipynb #593a9037
 def _backward(value):
     "`value.backward()` without its detour through function modes: it would suspend `LikeCuda`, and blocks would be recomputed in other types."
-    torch.autograd.Variable._execution_engine.run_backward((value,), (torch.ones_like(value),), False, False, (), allow_unreachable=True, accumulate_grad=True)
+    torch.autograd.Variable._execution_engine.run_backward(
+        (value,), (torch.ones_like(value),), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 def _step(model, inputs, loss, tracker, plan):
     "One step under the tracker."
     opt = _prepare(model, tracker, plan)
     for t in tree_leaves(inputs):
         if isinstance(t, Tensor): tracker.see(t, 'inputs')
-    model.train(plan.train); tracker.start('forward')
+    model.train(plan.train)
+    tracker.start('forward')
     with LikeCuda() if plan.device == 'cuda' else nullcontext(), torch.set_grad_enabled(plan.train):
         with torch.autocast('cpu', torch.bfloat16, enabled=plan.precision == 'bf16'):
             out = model(**inputs) if isinstance(inputs, dict) else model(*inputs)
             if plan.train: value = (loss or _mean)(out)
         if plan.train:
-            tracker.start('backward'); _backward(value)
+            tracker.start('backward')
+            _backward(value)
             for p in model.parameters():
                 if p.grad is not None: tracker.see(p.grad).kind = 'gradients'
             tracker.start('optimizer')
@@ -394,28 +471,34 @@ def vet(
     advise=True, # if it doesn't fit: try what would
 ): # a `Vetted`
     "Run one step without data and say what it holds at its peak."
-    if precision not in ('float32', 'bf16'): raise InputError(f"vet: precision={precision!r}; there are 'float32' and 'bf16'")
-    if not (optimizer is None or callable(optimizer) or optimizer in optimizers): raise InputError(f'vet: optimizer={optimizer!r} is not known; give {", ".join(optimizers)}, None or a function')
+    if precision not in ('float32', 'bf16'):
+        raise InputError(f"vet: precision={precision!r}; there are 'float32' and 'bf16'")
+    if not (optimizer is None or callable(optimizer) or optimizer in optimizers):
+        raise InputError(f'vet: optimizer={optimizer!r} is not known; give {", ".join(optimizers)}, None or a function')
     card(gpu)  # refuses what it doesn't know, before the work
     plan = Plan(train, optimizer, precision, checkpointing, keep_grads, offload, copies, device)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fake = without_data(model, mode)
-    with mode: inputs = {k: _input(x) for k, x in inputs.items()} if isinstance(inputs, dict) else tuple(map(_input, inputs))
+    with mode:
+        inputs = {k: _input(x) for k, x in inputs.items()} if isinstance(inputs, dict) else tuple(map(_input, inputs))
     run = lambda plan: Vetted(fake, _run(fake, inputs, loss, plan, mode), plan, gpu)
     found = run(plan)
     if advise and not found.fits: found.advice = list(_advice(found, run, inputs))
     return found
 
+# %% ../nbs/24_memory.ipynb #aad8f205
 def _run(model, inputs, loss, plan, mode):
     patterns = None if plan.checkpointing is True else plan.checkpointing
     try:
-        with mode, checkpoint_blocks(model, patterns) if plan.checkpointing and plan.train else nullcontext(), Constants() as constants, Tracker(model) as tracker:
+        with (mode, checkpoint_blocks(model, patterns) if plan.checkpointing and plan.train else nullcontext(),
+              Constants() as constants, Tracker(model) as tracker):
             tracker.faking = True
             _step(model, inputs, loss, tracker, plan)
             tracker.asked = constants.asked
             return tracker
     except DynamicOutputShapeException as e:
-        raise InputError(f'vet: {_line_of(e)} makes a tensor whose shape depends on numbers ({e.func}), and there are none') from None
+        raise InputError(f'vet: {_line_of(e)} makes a tensor whose shape depends on numbers ({e.func}), '
+                         'and there are none') from None
     finally:
         for p in model.parameters(): p.grad = None
 
@@ -444,7 +527,9 @@ class Offloaded:
     def step(self):
         for p, h in zip(self.params, self.host): h.grad = None if p.grad is None else p.grad.to('cpu', torch.float32)
         self.opt.step()
-        for p, h in zip(self.params, self.host): p.copy_(h); h.grad = None
+        for p, h in zip(self.params, self.host):
+            p.copy_(h)
+            h.grad = None
     def load_state_dict(self, state):
         self.opt.load_state_dict(state)
         with torch.no_grad():

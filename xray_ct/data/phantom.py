@@ -31,7 +31,9 @@ class Ellipsoid:
         R = np.eye(3)
         for axis, angle in enumerate(np.deg2rad(self.rotation)):
             i, j = [k for k in range(3) if k != axis]
-            r = np.eye(3); r[i, i] = r[j, j] = np.cos(angle); r[i, j], r[j, i] = -np.sin(angle), np.sin(angle)
+            r = np.eye(3)
+            r[i, i] = r[j, j] = np.cos(angle)
+            r[i, j], r[j, i] = -np.sin(angle), np.sin(angle)
             R = r @ R
         return (R/np.asarray(self.radii, float)).T
 
@@ -51,7 +53,8 @@ class Ellipsoid:
 
 # %% ../../nbs/15_phantom.ipynb #abf71513
 def _ramp(d, edge): # d mm, negative inside → share of the voxel that is inside
-    return np.minimum(np.maximum(np.float32(.5) - d/np.float32(edge), np.float32(0)), np.float32(1))  # np.clip costs 5 µs more a call
+    # np.clip costs 5 µs more a call
+    return np.minimum(np.maximum(np.float32(.5) - d/np.float32(edge), np.float32(0)), np.float32(1))
 
 def _fit(r, edge, dims): # radius mm, 2: a tube or 3: a ball → radius to draw the ramp at, strength
     if dims == 2: drawn, strength = max(r*r - edge**2/12, 0)**.5, 3*(r/edge)**2
@@ -64,7 +67,8 @@ def _span(g, low, high): # evenly spaced coordinates, rising or falling → slic
     i, j = sorted(((low - a)/step, (high - a)/step))
     return slice(min(max(0, int(i) + 1 if i >= 0 else 0), len(g)), max(0, min(len(g), int(j) + 1 if j >= 0 else 0)))
 
-def _along(row, grid): # one row of a matrix times an open grid x (1, 1, W), y (1, H, 1), z (D, 1, 1); zeros cost nothing
+def _along(row, grid):
+    # one row of a matrix times an open grid x (1, 1, W), y (1, H, 1), z (D, 1, 1); zeros cost nothing
     terms = [np.float32(a)*g for a, g in zip(row, grid) if abs(a) > 1e-12]
     return sum(terms[1:], terms[0])
 
@@ -106,9 +110,15 @@ class Phantom:
     def chest(cls, mu=0.02): # 1/mm, soft tissue
         "Body, two lungs, heart, spine, a liver and two markers: (right apex, anterior)."
         E = Ellipsoid
-        return cls((E((0, 0, 0), (140, 95, 190), mu), E((-60, 0, 20), (45, 70, 95), -.75*mu), E((60, 0, 20), (42, 70, 95), -.75*mu, (0, 8, 0)),
-            E((25, -25, -25), (50, 38, 42), .7*mu, (0, 25, -35)), E((0, 62, 0), (18, 20, 150), 1.2*mu), E((-55, 0, -95), (62, 70, 45), .1*mu),
-            E((-70, 10, 90), (9, 9, 9), 3*mu), E((10, -78, 0), (7, 7, 7), 3*mu)))
+        return cls((
+            E((0, 0, 0), (140, 95, 190), mu),
+            E((-60, 0, 20), (45, 70, 95), -.75*mu),
+            E((60, 0, 20), (42, 70, 95), -.75*mu, (0, 8, 0)),
+            E((25, -25, -25), (50, 38, 42), .7*mu, (0, 25, -35)),
+            E((0, 62, 0), (18, 20, 150), 1.2*mu),
+            E((-55, 0, -95), (62, 70, 45), .1*mu),
+            E((-70, 10, 90), (9, 9, 9), 3*mu),
+            E((10, -78, 0), (7, 7, 7), 3*mu)))
 
 # %% ../../nbs/15_phantom.ipynb #72117b9f
 @dataclass(frozen=True)
@@ -155,7 +165,8 @@ class Tubes:
 
     @classmethod
     def path(cls, points, radius): # (n, 3), one radius or n
-        p = np.asarray(points, float); r = np.broadcast_to(radius, len(p))
+        p = np.asarray(points, float)
+        r = np.broadcast_to(radius, len(p))
         return cls(p[:-1], p[1:], (r[:-1] + r[1:])/2)
 
     def bounds(self):
@@ -166,12 +177,14 @@ class Tubes:
         out, grid = np.zeros((z.size, y.size, x.size), np.float32), (x.ravel(), y.ravel(), z.ravel())
         for a, b, r in zip(self.starts, self.ends, self.radii):
             drawn, strength = _fit(r, edge, 2)
-            near = [_span(g, min(s, e) - drawn - edge/2, max(s, e) + drawn + edge/2) for g, s, e in zip(grid, a.tolist(), b.tolist())]
+            near = [_span(g, min(s, e) - drawn - edge/2, max(s, e) + drawn + edge/2)
+                    for g, s, e in zip(grid, a.tolist(), b.tolist())]
             block = out[tuple(near[::-1])]
             if not block.size: continue
             X, Y, Z = [g[i] - np.float32(s) for g, i, s in zip(grid, near, a)]
             X, Y, Z, v = X.reshape(1, 1, -1), Y.reshape(1, -1, 1), Z.reshape(-1, 1, 1), np.float32(b - a)
-            t = np.minimum(np.maximum((X*v[0] + Y*v[1] + Z*v[2])*(1/(v @ v + np.float32(1e-6))), np.float32(0)), np.float32(1))
+            t = np.minimum(np.maximum((X*v[0] + Y*v[1] + Z*v[2])*(1/(v @ v + np.float32(1e-6))), np.float32(0)),
+                           np.float32(1))
             d = np.sqrt((X - t*v[0])**2 + (Y - t*v[1])**2 + (Z - t*v[2])**2) - np.float32(drawn)
             np.maximum(block, np.float32(strength)*_ramp(d, edge), out=block)
         return out
@@ -190,14 +203,17 @@ class Loft:
     ):
         self.z, self.power, step = np.arange(z[0], z[-1] + 1., 2.), power, np.arange(-3, 3.01, 2/blur)
         kernel = np.exp(-step**2/2)/np.exp(-step**2/2).sum()
-        smooth = lambda v: np.convolve(np.pad(np.interp(self.z, z, np.broadcast_to(v, len(z))), len(step)//2, mode='edge'), kernel, 'valid')[:len(self.z)]
+        smooth = lambda v: np.convolve(
+            np.pad(np.interp(self.z, z, np.broadcast_to(v, len(z))), len(step)//2, mode='edge'),
+            kernel, 'valid')[:len(self.z)]
         self.a, self.b, self.cx, self.cy = (smooth(v) for v in (a, b, cx, cy))
 
     def at(self, z): # heights → half-widths and centres there
         return [np.interp(z, self.z, v) for v in (self.a, self.b, self.cx, self.cy)]
 
     def bounds(self):
-        return (np.array([(self.cx - self.a).min(), (self.cy - self.b).min(), self.z[0]]), np.array([(self.cx + self.a).max(), (self.cy + self.b).max(), self.z[-1]]))
+        return (np.array([(self.cx - self.a).min(), (self.cy - self.b).min(), self.z[0]]),
+                np.array([(self.cx + self.a).max(), (self.cy + self.b).max(), self.z[-1]]))
 
     def coverage(self, x, y, z, edge):
         n = np.float32(self.power)
@@ -219,12 +235,14 @@ class Within:
     def bounds(self):
         (a, b), (c, d) = self.first.bounds(), self.second.bounds()
         return np.maximum(a, c), np.minimum(b, d)
-    def coverage(self, x, y, z, edge): return np.minimum(self.first.coverage(x, y, z, edge), self.second.coverage(x, y, z, edge))
+    def coverage(self, x, y, z, edge):
+        return np.minimum(self.first.coverage(x, y, z, edge), self.second.coverage(x, y, z, edge))
 
 # %% ../../nbs/15_phantom.ipynb #45896a23
 def _stream(seed, organ): # seed: int or tuple of ints
     seeds = [seed] if np.ndim(seed) == 0 else list(seed)
-    if not all(isinstance(s, (int, np.integer)) and s >= 0 for s in seeds): raise InputError(f'a seed is a whole number from 0 up (or several), not {seed!r}')
+    if not all(isinstance(s, (int, np.integer)) and s >= 0 for s in seeds):
+        raise InputError(f'a seed is a whole number from 0 up (or several), not {seed!r}')
     return np.random.default_rng([*map(int, seeds), organ])
 
 @dataclass(frozen=True)
@@ -257,12 +275,25 @@ def draw_patient(seed) -> Patient: # int or tuple of ints
     size, girth, breath = n(), n(), n()
     female, contrast = g.random() < .5, g.random() < .35
     level = -52 - 9*breath + n(9)
-    return Patient(seed=seed, width=float(1 + .04*size + .03*girth + n(.03)), depth=float(1 + .025*size + .05*girth + .015*breath + n(.045)),
-        height=float(1 + .05*size + n(.035)), fat=float(np.clip(10*np.exp(.45*girth + n(.2)), 3, 28)), breast=float(female*np.clip(42 + 6*girth + n(7), 25, 60)),
-        breath=float(breath), domes=(float(level), float(level - 8 + n(9))), heart=float(1 + .03*size + n(.12)), heart_shift=tuple(n(9., 3).tolist()),
-        heart_angle=tuple(n(12., 3).tolist()), bend=(float(n(8.)), float(g.uniform(0, 2*np.pi)), float(n(6.))), rib_phase=float(g.random()),
-        bone=float(np.clip(1 + n(.15), .6, 1.4)), blood=float(g.uniform(120, 250) if contrast else 45), lung=tuple((-835 - 15*breath + n(25.) + n(20., 2)).tolist()),
-        offset=tuple((n(size=3)*(5, 5, 12)).tolist()), barrel=float(g.uniform(2., 2.9)))
+    return Patient(
+        seed=seed,
+        width=float(1 + .04*size + .03*girth + n(.03)),
+        depth=float(1 + .025*size + .05*girth + .015*breath + n(.045)),
+        height=float(1 + .05*size + n(.035)),
+        fat=float(np.clip(10*np.exp(.45*girth + n(.2)), 3, 28)),
+        breast=float(female*np.clip(42 + 6*girth + n(7), 25, 60)),
+        breath=float(breath),
+        domes=(float(level), float(level - 8 + n(9))),
+        heart=float(1 + .03*size + n(.12)),
+        heart_shift=tuple(n(9., 3).tolist()),
+        heart_angle=tuple(n(12., 3).tolist()),
+        bend=(float(n(8.)), float(g.uniform(0, 2*np.pi)), float(n(6.))),
+        rib_phase=float(g.random()),
+        bone=float(np.clip(1 + n(.15), .6, 1.4)),
+        blood=float(g.uniform(120, 250) if contrast else 45),
+        lung=tuple((-835 - 15*breath + n(25.) + n(20., 2)).tolist()),
+        offset=tuple((n(size=3)*(5, 5, 12)).tolist()),
+        barrel=float(g.uniform(2., 2.9)))
 
 # %% ../../nbs/15_phantom.ipynb #cca349ac
 class Frame:
@@ -271,8 +302,10 @@ class Frame:
         self.p, (self.w, self.d, self.h) = p, (p.width, p.depth, p.height)
         self.top = p.domes[0]*p.height, p.domes[1]*p.height
         z = np.array([-230, -130, -60, 0, 45, 80, 105, 122, 134])*self.h
-        a, b, cy = [122, 129, 131, 126, 115, 98, 76, 52, 22], [92, 97, 97, 92, 82, 68, 54, 38, 18], [0, 0, 0, 2, 6, 12, 18, 22, 25]
-        self.cage_nodes = z, np.array(a)*self.w, np.array(b)*self.d, np.array(cy)*self.d  # half-widths and centre along y
+        a, b, cy = ([122, 129, 131, 126, 115, 98, 76, 52, 22],
+                    [92, 97, 97, 92, 82, 68, 54, 38, 18],
+                    [0, 0, 0, 2, 6, 12, 18, 22, 25])  # half-widths and centre along y
+        self.cage_nodes = z, np.array(a)*self.w, np.array(b)*self.d, np.array(cy)*self.d
         self.cage = self.cage_loft(0)
 
     def cage_loft(self, shrink): # mm inwards
@@ -291,7 +324,8 @@ class Frame:
 
     def points(self, *xyz): return np.array([self.point(*q) for q in xyz])
     def blob(self, xyz, radii, rotation=(0, 0, 0), grow=1.):
-        return Ellipsoid(tuple(self.point(*xyz)), tuple(np.array(radii)*grow*(self.w, self.d, self.h)), rotation=tuple(rotation))
+        return Ellipsoid(tuple(self.point(*xyz)), tuple(np.array(radii)*grow*(self.w, self.d, self.h)),
+                         rotation=tuple(rotation))
 
 # %% ../../nbs/15_phantom.ipynb #c87166e1
 def trunk(f:Frame): # → parts: skin and fat, muscle, shoulders, raised arms, breasts
@@ -306,14 +340,18 @@ def trunk(f:Frame): # → parts: skin and fat, muscle, shoulders, raised arms, b
     for hu, grow in ((-100, p.fat), (50, 0)):
         parts.append(Part(Loft(z, a + grow, b + grow*.8, 0., cy, power=2.3), hu))
         for side in (-1, 1):
-            arm = Tubes.path(f.points((side*108, 8, 104), (side*130, 2, 140), (side*140, -8, 230)), np.array([44, 42, 40])*f.w + grow*.7)
+            arm = Tubes.path(f.points((side*108, 8, 104), (side*130, 2, 140), (side*140, -8, 230)),
+                             np.array([44, 42, 40])*f.w + grow*.7)
             parts.append(Part(arm, hu))
-            breast = f.blob((side*64, -94, -12), (p.breast*1.35, p.breast*.85, p.breast*1.35), (-12, 0, side*18)) if p.breast else None
+            breast = f.blob((side*64, -94, -12), (p.breast*1.35, p.breast*.85, p.breast*1.35),
+                            (-12, 0, side*18)) if p.breast else None
             if hu < 0 and breast: parts.append(Part(breast, -85))
     return parts
 
 # %% ../../nbs/15_phantom.ipynb #c4516501
-def lungs(f:Frame): # → the two lungs as shapes, right and left, each inside the ribs and above its half of the diaphragm
+def lungs(
+    f:Frame,
+): # → the two lungs as shapes, right and left, each inside the ribs and above its half of the diaphragm
     inner = f.cage_loft(8)
     out = []
     for side, top in zip((-1, 1), f.top):
@@ -341,14 +379,18 @@ def vessel_tree(f:Frame, lung, side, branches=8, generations=5): # → Tubes fro
     def grow(q, direction, length, radius, left):
         end = q + direction*length
         if left == 0 or radius < .7 or (left < generations and not inside(end)): return
-        starts.append(q); ends.append(end); radii.append(radius)
+        starts.append(q)
+        ends.append(end)
+        radii.append(radius)
         axis = unit(np.cross(direction, g.standard_normal(3)))
         for sign in (-1, 1):
             angle = np.deg2rad(g.uniform(18, 45))
-            grow(end, unit(direction*np.cos(angle) + sign*axis*np.sin(angle)), length*g.uniform(.68, .9), radius*2**(-1/3)*g.uniform(.9, 1.02), left - 1)
+            grow(end, unit(direction*np.cos(angle) + sign*axis*np.sin(angle)), length*g.uniform(.68, .9),
+                 radius*2**(-1/3)*g.uniform(.9, 1.02), left - 1)
     for k in range(branches):  # fan out from the hilum, up and down, front and back
         up = -1 + 2*(k + g.uniform(.2, .8))/branches
-        grow(hilum, unit(np.array([side*g.uniform(.5, 1.), g.uniform(-.8, .8), 1.5*up])), 36*f.h*g.uniform(.8, 1.15), g.uniform(3.2, 5.), generations)
+        grow(hilum, unit(np.array([side*g.uniform(.5, 1.), g.uniform(-.8, .8), 1.5*up])),
+             36*f.h*g.uniform(.8, 1.15), g.uniform(3.2, 5.), generations)
     return Tubes(np.array(starts), np.array(ends), np.array(radii))
 
 # %% ../../nbs/15_phantom.ipynb #712753f2
@@ -358,15 +400,22 @@ def findings(f:Frame): # → parts: nodules, and in some patients a consolidatio
     def place(lung, inset): # a point inside the lung's loft
         low, high = lung.bounds()
         for _ in range(200):
-            q = g.uniform(low, high); a, b, cx, cy = lung.first.at(q[2])
+            q = g.uniform(low, high)
+            a, b, cx, cy = lung.first.at(q[2])
             if ((q[0] - cx)/(a - inset))**2 + ((q[1] - cy)/(b - inset))**2 < .8 and q[2] > low[2] + 70: return q
         return (low + high)/2
     for _ in range(g.integers(0, 5)):
         r = g.uniform(4, 13)
-        parts.append(Part(Ellipsoid(tuple(place(both[g.integers(2)], r + 4)), tuple(r*g.uniform(.8, 1.25, 3)), rotation=tuple(g.uniform(0, 90, 3))), g.uniform(10, 80)))
+        parts.append(Part(
+            Ellipsoid(tuple(place(both[g.integers(2)], r + 4)), tuple(r*g.uniform(.8, 1.25, 3)),
+                      rotation=tuple(g.uniform(0, 90, 3))),
+            g.uniform(10, 80)))
     if g.random() < .35:  # consolidation
         lung = both[g.integers(2)]
-        parts.append(Part(Within(Ellipsoid(tuple(place(lung, 25)), tuple(g.uniform(18, 38, 3)), rotation=tuple(g.uniform(0, 90, 3))), lung), g.uniform(-450, 0)))
+        parts.append(Part(
+            Within(Ellipsoid(tuple(place(lung, 25)), tuple(g.uniform(18, 38, 3)),
+                             rotation=tuple(g.uniform(0, 90, 3))), lung),
+            g.uniform(-450, 0)))
     if g.random() < .3:  # effusion: fluid collects at the back and the base
         lung, depth = both[g.integers(2)], g.uniform(15, 45)
         (x0, _, z0), (x1, y1, z1) = lung.bounds()
@@ -381,8 +430,11 @@ def abdomen(f:Frame): # → parts: the two domes with liver, spleen and stomach
     dome = lambda side, top: Ellipsoid(tuple(f.point(side*62, 4, 0) + (0, 0, top - 80*f.h)), (76*f.w, 104*f.d, 80*f.h))
     spleen, stomach = f.point(92, 38, 0) + (0, 0, left - 55), f.point(58, -20, 0) + (0, 0, left - 52)
     bubble = g.uniform(12, 26) if g.random() < .7 else 0
-    parts = [Part(Within(dome(1, left), inner), -20), Part(Within(dome(-1, right), inner), warm),
-        Part(Within(Ellipsoid(tuple(f.point(15, -20, 0) + (0, 0, right - 62)), (60*f.w, 52*f.d, 40*f.h), rotation=(0, 12, 0)), inner), warm),
+    parts = [
+        Part(Within(dome(1, left), inner), -20),
+        Part(Within(dome(-1, right), inner), warm),
+        Part(Within(Ellipsoid(tuple(f.point(15, -20, 0) + (0, 0, right - 62)), (60*f.w, 52*f.d, 40*f.h),
+                              rotation=(0, 12, 0)), inner), warm),
         Part(Within(Ellipsoid(tuple(spleen), (26*f.w, 40*f.d, 44*f.h), rotation=(0, 0, 25)), inner), warm - 5),
         Part(Within(Ellipsoid(tuple(stomach), (40*f.w, 48*f.d, 42*f.h)), inner), 25)]
     if bubble: parts.append(Part(Ellipsoid(tuple(stomach + (4, -8, 18*f.h)), (bubble*1.2, bubble, bubble*.6)), -950))
@@ -393,23 +445,33 @@ def mediastinum(f:Frame): # → parts: fat, heart, great vessels, airways
     "The middle: the heart points to the patient's left, the aorta arches over it."
     p, blood = f.p, f.p.blood
     z = np.array([-160, -70, -20, 30, 70, 110, 150])*f.h
-    a, b, cy = np.array([20, 24, 28, 26, 24, 22, 18])*f.w, np.array([78, 80, 78, 68, 52, 36, 26])*f.d, np.array([0, 0, 0, 4, 12, 20, 24])*f.d
+    a, b, cy = (np.array([20, 24, 28, 26, 24, 22, 18])*f.w,
+                np.array([78, 80, 78, 68, 52, 36, 26])*f.d,
+                np.array([0, 0, 0, 4, 12, 20, 24])*f.d)
     column = Loft(z, a, b, f.spine(z)[:, 0], cy, power=2)
     parts = [Part(Within(column, f.cage_loft(8)), -15)]
     s, angle = np.array(p.heart_shift), np.array(p.heart_angle)
     low = min(0., (sum(f.top)/2/f.h + 52))*.8  # the heart lies on the diaphragm
-    heart = lambda r, grow: f.blob(np.array([24, -26, -22 + low]) + s, np.array(r)*p.heart, np.array([10, 28, 22]) + angle, grow)
+    heart = lambda r, grow: f.blob(np.array([24, -26, -22 + low]) + s, np.array(r)*p.heart,
+                                   np.array([10, 28, 22]) + angle, grow)
     parts += [Part(heart((62, 46, 48), 1.09), -70), Part(heart((62, 46, 48), 1.), 50)]
-    chambers = [((38, -26, -36), (30, 20, 22)), ((8, -44, -26), (30, 18, 26)), ((10, 4, -4), (32, 20, 22)), ((-20, -22, -16), (20, 24, 30))]  # LV, RV, LA, RA
-    parts += [Part(f.blob(np.array(c) + (0, 0, low) + s, np.array(r)*p.heart, np.array([10, 28, 22]) + angle), blood) for c, r in chambers]
-    q = f.points((2, -22, 5), (-14, -24, 36), (-10, -16, 62), (2, 4, 76), (16, 26, 72), (20, 42, 52), (19, 48, 0), (16, 50, -80), (10, 50, -230))
+    chambers = [((38, -26, -36), (30, 20, 22)), ((8, -44, -26), (30, 18, 26)),  # LV, RV, LA, RA
+                ((10, 4, -4), (32, 20, 22)), ((-20, -22, -16), (20, 24, 30))]
+    parts += [Part(f.blob(np.array(c) + (0, 0, low) + s, np.array(r)*p.heart, np.array([10, 28, 22]) + angle), blood)
+              for c, r in chambers]
+    q = f.points((2, -22, 5), (-14, -24, 36), (-10, -16, 62), (2, 4, 76), (16, 26, 72),
+                 (20, 42, 52), (19, 48, 0), (16, 50, -80), (10, 50, -230))
     q[0] += s
-    parts += [Part(Tubes.path(q, np.array([15, 15, 14, 13, 12, 12, 11.5, 11, 10])*f.w), blood),
-        Part(Tubes.path(f.points((-22, -12, 100), (-24, -10, 40), (-22, -16, -5)), 9*f.w), blood),  # vena cava, pulmonary trunk and arteries
+    parts += [
+        Part(Tubes.path(q, np.array([15, 15, 14, 13, 12, 12, 11.5, 11, 10])*f.w), blood),
+        # vena cava, pulmonary trunk and arteries
+        Part(Tubes.path(f.points((-22, -12, 100), (-24, -10, 40), (-22, -16, -5)), 9*f.w), blood),
         Part(Tubes.path(f.points((6, -34, 8), (12, -20, 38)), 13*f.w), blood),
         Part(Tubes.path(f.points((-40, 8, 24), (10, -10, 36), (42, 14, 30)), 9*f.w), blood)]
     parts += [Part(Tubes.path(f.points((0, -12, 235), (0, -10, 160), (0, 10, 108), (-2, 24, 46)), 8.5*f.w), -980)]
-    return parts + [Part(Tubes.path(f.points((-2, 24, 46), (side*20, 24, 26), (side*46, 20, 10)), np.array([7, 6, 4])*f.w), -960) for side in (-1, 1)]
+    return parts + [
+        Part(Tubes.path(f.points((-2, 24, 46), (side*20, 24, 26), (side*46, 20, 10)), np.array([7, 6, 4])*f.w), -960)
+        for side in (-1, 1)]
 
 # %% ../../nbs/15_phantom.ipynb #cfdb062d
 def spine(f:Frame): # → parts: discs, vertebrae, canal, processes
@@ -420,9 +482,12 @@ def spine(f:Frame): # → parts: discs, vertebrae, canal, processes
     back = lambda q, x, y, dz=0.: q + (x*f.w, y*f.d, dz)
     parts = [Part(Tubes.path(column, 15*f.w), 75)]
     for q in f.spine(z):
-        body = lambda grow: Loft([q[2] - 9*f.h - grow, q[2] + 9*f.h + grow], [17*f.w + grow]*2, [14*f.d + grow]*2, q[0], q[1], power=2.3)
-        arch = Tubes(np.array([back(q, 12, 12), back(q, -12, 12), back(q, 8, 26), back(q, -8, 26), back(q, 0, 26)]),
-            np.array([back(q, 34, 26), back(q, -34, 26), back(q, 14, 12), back(q, -14, 12), back(q, 0, 46, -14*f.h)]), np.array([4.5, 4.5, 4, 4, 4.]))
+        body = lambda grow: Loft([q[2] - 9*f.h - grow, q[2] + 9*f.h + grow], [17*f.w + grow]*2, [14*f.d + grow]*2,
+                                 q[0], q[1], power=2.3)
+        arch = Tubes(
+            np.array([back(q, 12, 12), back(q, -12, 12), back(q, 8, 26), back(q, -8, 26), back(q, 0, 26)]),
+            np.array([back(q, 34, 26), back(q, -34, 26), back(q, 14, 12), back(q, -14, 12), back(q, 0, 46, -14*f.h)]),
+            np.array([4.5, 4.5, 4, 4, 4.]))
         parts += [Part(arch, 480*p.bone), Part(body(0.), 520*p.bone), Part(body(-2.5), 210*p.bone)]
     return parts + [Part(Tubes.path(column + (0, 21*f.d, 0), 8*f.w), 25)]
 
@@ -435,10 +500,12 @@ def ribs(f:Frame): # → parts: twelve pairs, cartilage, sternum
     drop = np.array([30, 45, 58, 68, 76, 82, 84, 82, 76, 70, 55, 45])*f.h
     reach = np.pi*np.array([.74, .78, .8, .8, .8, .8, .79, .76, .7, .64, .5, .42])
     def on_cage(angle, z, side): # angle 0 at the back, π at the front
-        a, b, cx, cy = cage.at(z); n = 2/cage.power
+        a, b, cx, cy = cage.at(z)
+        n = 2/cage.power
         return np.stack([cx + side*a*np.sin(angle)**n, cy + b*np.sign(np.cos(angle))*abs(np.cos(angle))**n, z], -1)
     def breastbone(k, side): # where the k-th cartilage joins it: (1, 3)
-        z = (90 - 22*k)*f.h; _, b, _, cy = cage.at(z)
+        z = (90 - 22*k)*f.h
+        _, b, _, cy = cage.at(z)
         return np.array([[side*14*f.w, cy - .98*b, z]])
     for k, z0 in enumerate(first):
         for side in (-1, 1):
@@ -446,7 +513,8 @@ def ribs(f:Frame): # → parts: twelve pairs, cartilage, sternum
             bone = on_cage(angle, z0 - drop[k]*(1 - np.cos(angle))/2, side)
             head = f.spine(z0) + (side*13*f.w, 12*f.d, 0)
             radius = (4.2 if k else 5.)*f.h**.5
-            parts += [Part(Tubes.path(np.r_[head, bone], radius - inset), hu*p.bone) for inset, hu in ((0, 620), (1.8, 180))]  # cortex, marrow
+            parts += [Part(Tubes.path(np.r_[head, bone], radius - inset), hu*p.bone)
+                      for inset, hu in ((0, 620), (1.8, 180))]  # cortex, marrow
             if k < 7: parts.append(Part(Tubes.path(np.r_[bone[-1:], breastbone(k, side)], 4.5), 105))
     z = np.array([-45, -20, 60, 92])*f.h
     _, b, _, cy = cage.at(z)
@@ -457,9 +525,13 @@ def shoulders(f:Frame): # → parts: collar bones, shoulder blades, arm bones
     "The shoulder girdle of raised arms."
     parts, bone = [], f.p.bone
     for side in (-1, 1):
-        parts += [Part(Tubes.path(f.points((side*16, -38, 98), (side*55, -46, 112), (side*90, -22, 122), (side*112, -6, 128)), 5.), 600*bone),
-            Part(f.blob((side*98, 62, 70), (30, 5, 52), (0, side*-14, side*-32)), 420*bone), Part(f.blob((side*122, 4, 128), (21, 21, 21)), 330*bone),
-            Part(Tubes.path(f.points((side*124, 2, 130), (side*140, -8, 232)), 11.), 560*bone), Part(Tubes.path(f.points((side*126, 1, 140), (side*140, -8, 232)), 6.), 60)]
+        parts += [
+            Part(Tubes.path(f.points((side*16, -38, 98), (side*55, -46, 112), (side*90, -22, 122), (side*112, -6, 128)),
+                            5.), 600*bone),
+            Part(f.blob((side*98, 62, 70), (30, 5, 52), (0, side*-14, side*-32)), 420*bone),
+            Part(f.blob((side*122, 4, 128), (21, 21, 21)), 330*bone),
+            Part(Tubes.path(f.points((side*124, 2, 130), (side*140, -8, 232)), 11.), 560*bone),
+            Part(Tubes.path(f.points((side*126, 1, 140), (side*140, -8, 232)), 6.), 60)]
     return parts
 
 # %% ../../nbs/15_phantom.ipynb #1fbd8aaf
@@ -467,8 +539,10 @@ def thorax_parts(p:Patient): # → parts in painting order
     f = Frame(p)
     right, left = lungs(f)
     vessels = [Part(Within(vessel_tree(f, lung, side), lung), p.blood) for side, lung in ((-1, right), (1, left))]
-    return [*trunk(f), *lung_parts(f), *vessels, *findings(f), *abdomen(f), *mediastinum(f), *ribs(f), *spine(f), *shoulders(f)]
+    return [*trunk(f), *lung_parts(f), *vessels, *findings(f), *abdomen(f), *mediastinum(f),
+            *ribs(f), *spine(f), *shoulders(f)]
 
+# %% ../../nbs/15_phantom.ipynb #d863e5cf
 def thorax(
     seed=0, # int or tuple of ints: the patient
     size=64, # voxels along every axis
@@ -479,11 +553,13 @@ def thorax(
     "A synthetic patient's chest. The same seed is the same patient at any resolution."
     shape = (size,)*3 if shape is None else tuple(shape)
     spacing = (spacing,)*3 if np.ndim(spacing) == 0 else tuple(spacing)
-    if len(shape) != 3 or min(shape) < 1 or len(spacing) != 3 or not min(spacing) > 0: raise InputError(f'a thorax needs three sizes and three spacings above 0, not {shape} and {spacing}')
+    if len(shape) != 3 or min(shape) < 1 or len(spacing) != 3 or not min(spacing) > 0:
+        raise InputError(f'a thorax needs three sizes and three spacings above 0, not {shape} and {spacing}')
     p = draw_patient(seed)
     hu = np.rint(np.clip(paint(thorax_parts(p), shape, spacing, np.subtract(center, p.offset)), -1024, 3071))
     name = '-'.join(f'{s:04d}' for s in ([seed] if np.ndim(seed) == 0 else seed))
-    return Volume(hu, affine=centered_affine(shape, spacing, center), meta=dict(patient=f'phantom-{name}', synthetic=True, phantom=asdict(p)))
+    return Volume(hu, affine=centered_affine(shape, spacing, center),
+                  meta=dict(patient=f'phantom-{name}', synthetic=True, phantom=asdict(p)))
 
 # %% ../../nbs/15_phantom.ipynb #f2009d56
 def write_cohort(
@@ -500,8 +576,10 @@ def write_cohort(
     except OSError as e: raise InputError(f'{folder}: cannot be made ({e.strerror}); choose another folder') from None
     note = folder/'cohort.json'
     if note.exists():
-        if (was := read_json(note)) != made: raise InputError(f'{folder}: holds phantoms made with {was}, not {made}; choose another folder')
-    elif any(folder.glob('*.nii*')): raise InputError(f'{folder}: already holds volumes that are not phantoms; choose another folder')
+        if (was := read_json(note)) != made:
+            raise InputError(f'{folder}: holds phantoms made with {was}, not {made}; choose another folder')
+    elif any(folder.glob('*.nii*')):
+        raise InputError(f'{folder}: already holds volumes that are not phantoms; choose another folder')
     else: write_json(note, made)
     paths = [folder/f'phantom-{seed:04d}-{i:04d}.nii.gz' for i in range(n)]
     for i, path in enumerate(paths):
