@@ -17,7 +17,7 @@ from ..files import InputError
 from ..slab import ThickSlice, interpolation_matrix, slab_matrix
 from ..volume import Volume
 
-# %% ../../nbs/18_plane.ipynb #560f8f01
+# %% ../../nbs/18_plane.ipynb #b61b5cec
 @dataclass(frozen=True)
 class PlaneConfig:
     "How planes become pairs of thick and thin rows; each batch draws one geometry."
@@ -31,7 +31,7 @@ class PlaneConfig:
     zoom: tuple = (1., 2.5)           # plane pixels a thin row, and a column, drawn log-uniformly
     as_is: float = .4                 # share of items with zoom 1
     wide: tuple = (1., 1.5)           # thickness of a thin row in thin rows
-    blur: float = .1                 # share of items whose thin rows are 1.5 to 4 rows thick: already blurred along the slices
+    blur: float = .1                 # share of items whose thin rows are 1.5 to 4 rows thick: blurred already
     oblique: float = .2              # share of items cut along another direction than rows and columns
     noise: tuple = (5., 50.)          # HU, standard deviation of what is added to a `noisy` item
     noisy: float = .3                 # share of items
@@ -40,9 +40,10 @@ class PlaneConfig:
     def __post_init__(self):
         low, high = self.ratios
         if not 1 < low <= high <= self.rows/4:
-            raise InputError(f'PlaneConfig: ratios={self.ratios}: need 1 < low ≤ high, and four slabs in rows={self.rows}. Choose more rows')
+            need = f'need 1 < low ≤ high, and four slabs in rows={self.rows}'
+            raise InputError(f'PlaneConfig: ratios={self.ratios}: {need}. Choose more rows')
 
-# %% ../../nbs/18_plane.ipynb #6b64cbf7
+# %% ../../nbs/18_plane.ipynb #6eb71edd
 @dataclass(frozen=True)
 class Slabs:
     "One geometry of thick and thin rows: positions in thin rows, thickness, profile, and its matrices."
@@ -60,11 +61,11 @@ class Slabs:
             object.__setattr__(self, name, M.float())
 
     @property
-    def sign(self): return 1. if self.thin_at[-1] > self.thin_at[0] else -1.                         # do positions rise?
+    def sign(self): return 1. if self.thin_at[-1] > self.thin_at[0] else -1.  # do positions rise?
     @property
-    def step(self): return abs(float(self.thick_at[-1] - self.thick_at[0]))/(len(self.thick_at) - 1)   # mm between slabs
+    def step(self): return abs(float(self.thick_at[-1] - self.thick_at[0]))/(len(self.thick_at) - 1)  # mm, slabs
     @property
-    def fine(self): return abs(float(self.thin_at[-1] - self.thin_at[0]))/(len(self.thin_at) - 1)      # mm between thin rows
+    def fine(self): return abs(float(self.thin_at[-1] - self.thin_at[0]))/(len(self.thin_at) - 1)  # mm, thin rows
 
     def to(self, device)->'Slabs':
         "The matrices on another device."
@@ -95,7 +96,8 @@ def draw_slabs(config:PlaneConfig, rng:np.random.Generator)->Slabs:
     ratio = math.exp(rng.uniform(*np.log(config.ratios)))
     if config.usual and rng.random() < .5: ratio = config.usual[rng.integers(len(config.usual))]
     thickness = rng.uniform(*config.thickness) if rng.random() < config.uneven else 1.
-    return centred_slabs(config.rows, ratio, max(thickness, 1.05/ratio), config.profiles[rng.integers(len(config.profiles))])
+    profile = config.profiles[rng.integers(len(config.profiles))]
+    return centred_slabs(config.rows, ratio, max(thickness, 1.05/ratio), profile)
 
 # %% ../../nbs/18_plane.ipynb #bf31321e
 class Planes:
@@ -115,7 +117,7 @@ class Planes:
         a, pixel = self.volumes[rng.choice(len(w), p=w/w.sum())]
         return a[rng.integers(len(a))], pixel
 
-# %% ../../nbs/18_plane.ipynb #347aa38c
+# %% ../../nbs/18_plane.ipynb #971ecf7e
 def box_rows(
     n, # rows to make
     zoom, # pixels a row
@@ -139,12 +141,13 @@ def oblique(
     reach = [(abs(c)*size[0] + abs(s)*size[1])/2 + 2, (abs(s)*size[0] + abs(c)*size[1])/2 + 2]
     if 2*reach[0] >= H or 2*reach[1] >= W: return None
     y0, x0 = rng.uniform(reach[0], H - reach[0]), rng.uniform(reach[1], W - reach[1])
-    i, j = torch.meshgrid(torch.arange(size[0]) - (size[0] - 1)/2, torch.arange(size[1]) - (size[1] - 1)/2, indexing='ij')
+    i, j = torch.meshgrid(*[torch.arange(n) - (n - 1)/2 for n in size], indexing='ij')
     y, x = y0 - .5 + c*i - s*j, x0 - .5 + s*i + c*j
     grid = torch.stack([(2*x + 1)/W - 1, (2*y + 1)/H - 1], -1).float()
-    return F.grid_sample(torch.from_numpy(plane).float()[None, None], grid[None], mode='bicubic', padding_mode='border', align_corners=False)[0, 0]
+    image = torch.from_numpy(plane).float()[None, None]
+    return F.grid_sample(image, grid[None], mode='bicubic', padding_mode='border', align_corners=False)[0, 0]
 
-# %% ../../nbs/18_plane.ipynb #ffa49ead
+# %% ../../nbs/18_plane.ipynb #57a7a47c
 def _zooms(config, pixel, rng, spacing=None): # (rows, columns), pixels each
     if spacing is not None:                             # a series' own: thin rows of `spacing` mm, columns as they are
         return max(1., spacing/pixel[0]), 1.
@@ -183,7 +186,8 @@ def draw_rows(planes:Planes, config:PlaneConfig, n, rng, spacing=None)->tuple: #
         if x is None or (x.std() < 50 and rng.random() < .8): continue
         x = x.flip([d for d in (0, 1) if rng.random() < .5])
         return x, (zooms[1]*pixel[1])/(zooms[0]*pixel[0])
-    raise InputError(f'no plane shows anything on {n} rows and {config.columns} columns. Give larger planes, or choose fewer rows')
+    raise InputError(f'planes: none shows anything on {n} rows and {config.columns} columns. '
+                     'Give larger planes, or choose fewer rows')
 
 def noise_like(shape, sigma, rng)->Tensor: # HU
     "White along the slices, correlated along the columns as a reconstruction kernel leaves it."

@@ -148,10 +148,12 @@ def planes(self:PlaneNet,
     slabs = Slabs(torch.as_tensor(thin_at).double(), torch.as_tensor(thick_at).double(), float(thickness))
     return self(y, slabs, torch.full((len(y),), pixel/slabs.fine, device=y.device), consistent)
 
-# %% ../../nbs/49_plane.ipynb #295825f1
+# %% ../../nbs/49_plane.ipynb #cd46cc4d
 class RunningMean:
     "Mean and spread of some volumes, without keeping them (Welford)."
-    def __init__(self, shape, spread): self.mean, self.square, self.n = torch.zeros(shape), torch.zeros(shape) if spread else None, 0
+    def __init__(self, shape, spread):
+        self.mean, self.n = torch.zeros(shape), 0
+        self.square = torch.zeros(shape) if spread else None
     def add(self, axis, start, part, n): # part: planes across `axis`, (B, n, W); n: which volume it belongs to, from 1
         place = (slice(None),)*axis + (slice(start, start + len(part)),)
         mean, part = self.mean[place], part.movedim(0, axis)
@@ -182,10 +184,11 @@ def refine(self:PlaneNet,
     slabs = slabs.to(device)
     members = [(axis, flip) for flip in ((False, True) if spread else (False,)) for axis in (1, 2)]
     out = RunningMean((len(slabs.thin_at), *thick.shape[1:]), spread)
-    bar = tqdm(total=sum(thick.shape[axis] for axis, _ in members), desc='thin slices', unit='plane', disable=not progress or None, leave=False)
+    total = sum(thick.shape[axis] for axis, _ in members)
+    bar = tqdm(total=total, desc='thin slices', unit='plane', disable=not progress or None, leave=False)
     for k, (axis, flip) in enumerate(members, 1):
         start, aspect = 0, torch.tensor(float(pixel[2 - axis])/slabs.fine, device=device)
-        for y in thick.movedim(axis, 0).split(batch):                                # across: rows of the axial image, then columns
+        for y in thick.movedim(axis, 0).split(batch):                    # coronal planes, then sagittal
             y = y.to(device, torch.float32)
             x = self(y.flip(-1) if flip else y, slabs, aspect.expand(len(y)), consistent is not False)
             out.add(axis, start, (x.flip(-1) if flip else x).cpu(), k)
@@ -194,7 +197,7 @@ def refine(self:PlaneNet,
     bar.close()
     return (out.mean, out.std()) if spread else out.mean
 
-# %% ../../nbs/49_plane.ipynb #79f6c0a8
+# %% ../../nbs/49_plane.ipynb #31bb4649
 class Teacher:
     "A training that can stop and go on: network, its running mean, optimiser, random state, seconds spent."
     def __init__(self,
@@ -206,7 +209,8 @@ class Teacher:
         seed=0,
         draw=None, # rng → arguments of `draw_batch`: a series' own geometry
     ):
-        self.net, self.planes, self.config, self.lr, self.batch, self.draw = net.train(), planes, config, lr, batch, draw
+        self.net, self.planes, self.config = net.train(), planes, config
+        self.lr, self.batch, self.draw = lr, batch, draw
         self.rng = np.random.default_rng(seed)
         self.optimiser = torch.optim.AdamW(net.parameters(), lr, weight_decay=1e-3, betas=(.9, .99), fused=True)
         self.mean = {k: v.detach().clone() for k, v in net.state_dict().items()}
@@ -250,7 +254,7 @@ class Teacher:
         self.net.load_state_dict(self.mean)
         return self.net.eval()
 
-# %% ../../nbs/49_plane.ipynb #37d41b96
+# %% ../../nbs/49_plane.ipynb #6af0ac51
 @patch
 def save(self:Teacher, file, key=''): # key: what the state belongs to; kept from `load`
     "Everything that going on needs, as tensors and text: nothing in it can run."
@@ -258,8 +262,10 @@ def save(self:Teacher, file, key=''): # key: what the state belongs to; kept fro
     names = [n for n, _ in self.net.named_parameters()]
     state = self.optimiser.state_dict()['state']
     tensors = {f'net.{k}': v for k, v in self.net.state_dict().items()} | {f'mean.{k}': v for k, v in self.mean.items()}
-    tensors |= {f'{part}.{n}': state[i][part] for i, n in enumerate(names) if i in state for part in ('exp_avg', 'exp_avg_sq', 'step')}
-    told = dict(steps=self.steps, seconds=self.seconds, loss=self.loss, rng=self.rng.bit_generator.state, config=self.net.config.to_dict())
+    for i, n in enumerate(names):
+        tensors |= {f'{part}.{n}': v for part, v in state.get(i, {}).items()}
+    told = dict(steps=self.steps, seconds=self.seconds, loss=self.loss)
+    told |= dict(rng=self.rng.bit_generator.state, config=self.net.config.to_dict())
     save_tensors(file, tensors, state=json.dumps(told), key=self.key)
 
 @patch
@@ -270,17 +276,18 @@ def load(self:Teacher, file, key='')->bool: # False where the file is of somethi
     if key and texts.get('key') != key or told['config'] != self.net.config.to_dict(): return False
     part = lambda name: {k[len(name) + 1:]: v for k, v in tensors.items() if k.startswith(name + '.')}
     self.net.load_state_dict(part('net'))
-    laid = lambda v, like: torch.empty_like(like).copy_(v)      # the fused optimiser wants a parameter's own memory order
+    laid = lambda v, like: torch.empty_like(like).copy_(v)  # the fused optimiser wants a parameter's memory order
     self.mean = {k: laid(part('mean')[k], v) for k, v in self.net.state_dict().items()}
     m, v, step = (part(k) for k in ('exp_avg', 'exp_avg_sq', 'step'))
     own = enumerate(self.net.named_parameters())
-    state = {i: dict(exp_avg=laid(m[n], p.data), exp_avg_sq=laid(v[n], p.data), step=step[n]) for i, (n, p) in own if n in step}
+    moments = lambda n, p: dict(exp_avg=laid(m[n], p.data), exp_avg_sq=laid(v[n], p.data), step=step[n])
+    state = {i: moments(n, p) for i, (n, p) in own if n in step}
     self.optimiser.load_state_dict(self.optimiser.state_dict() | dict(state=state))
     self.steps, self.seconds, self.loss, self.key = told['steps'], told['seconds'], told['loss'], texts.get('key', '')
     self.rng.bit_generator.state = told['rng']
     return True
 
-# %% ../../nbs/49_plane.ipynb #82d20e4a
+# %% ../../nbs/49_plane.ipynb #4d0c17d4
 def own_geometry(
     vol:Volume, # thick
     spacing, # of the thin slices, mm
@@ -292,7 +299,8 @@ def own_geometry(
     zoom = max(1., *(spacing/p for p in vol.spacing[1:]))
     rows = min(max(rows, math.ceil(5*ratio)), int(size/zoom) - 2)
     if rows < 4*ratio:
-        raise InputError(f'planes of {vol.shape[1]} × {vol.shape[2]} pixels hold fewer than four slabs of {ratio:.3g} thin slices: too little to learn from. Use the network as it is')
+        raise InputError(f'planes of {vol.shape[1]} × {vol.shape[2]} pixels: hold fewer than four slabs of '
+                         f'{ratio:.3g} thin slices, too little to learn from. Use the network as it is')
     config = PlaneConfig(rows=rows, columns=max(16, min(rows, size - 2)//8*8), ratios=(1.01, rows/4),
                          zoom=(1., 1.5), blur=0., oblique=.1, noisy=.15, contrast=0.)
     def draw(rng):
@@ -318,10 +326,12 @@ def adapt(
     taught = PlaneNet() if net is None else copy.deepcopy(net)
     keep = [i for i in range(vol.shape[0]) if i % 8 != 3 or vol.shape[0] < 24]
     config, draw = own_geometry(vol, spacing, thickness)
-    teacher = Teacher(taught, Planes().add(vol.array[keep], vol.spacing[1:]), config, lr or (2.5e-3 if net is None else 1e-3), draw=draw)
+    planes, lr = Planes().add(vol.array[keep], vol.spacing[1:]), lr or (2.5e-3 if net is None else 1e-3)
+    teacher = Teacher(taught, planes, config, lr, draw=draw)
     file = Path(folder)/'adapt.safetensors' if folder else None
     if file and file.exists() and not teacher.load(file, key):
-        raise InputError(f'{file}: is the state of another series or of other settings. Remove the folder, or choose another output')
+        raise InputError(f'{file}: is the state of another series or of other settings. '
+                         'Remove the folder, or choose another output')
     teacher.key = key
     with tqdm(total=round(60*minutes), desc='adapting', unit='s', disable=not progress or None, leave=False) as bar:
         teacher.run(60*minutes, file, clock=clock, tell=lambda t: bar.update(min(bar.total, int(t.seconds)) - bar.n))
