@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from .files import InputError
 from .volume import Volume
 
-# %% ../nbs/07_slab.ipynb #df4756a4
+# %% ../nbs/07_slab.ipynb #11a657b7
 PROFILES = {'slab': lambda t: (t + .5).clamp(0, 1),                                     # share of the profile below t, in thicknesses
             'trapezoid': lambda t: (F.relu(t + .75)**2 - F.relu(t + .25)**2 - F.relu(t - .25)**2 + F.relu(t - .75)**2),   # the slab seen through a box of half its width
             'gaussian': lambda t: torch.special.ndtr(t*math.sqrt(8*math.log(2)))}       # thickness: full width at half maximum
