@@ -180,6 +180,7 @@ def _fit(config, root, run, cache, done): # done: what `run.json` says so far
     with first_then_rest(): _write(run, info)
     return info
 
+# %% ../nbs/55_training.ipynb #e1bf6985
 def training_device()->torch.device:
     "A card where there is one."
     return torch.device('cuda' if torch.cuda.is_available() else 'cpu')

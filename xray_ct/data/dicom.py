@@ -239,6 +239,7 @@ def _meta(ds):
         if v not in (None, ''): found[k] = _plain(v)
     return found
 
+# %% ../../nbs/11_dicom.ipynb #6a30bd4d
 def to_slice(
     name, open_, # of the file
     ds, # a pydicom header, or anything with its `get`
@@ -326,6 +327,7 @@ def _group(items, name):
     "The first item of a functional group that the frame has itself or shares; `{}` if there is none."
     return next((found[0] for item in items if (found := item.get(name))), {})
 
+# %% ../../nbs/11_dicom.ipynb #3379887b
 def frames_of(
     s:Slice, # of a multi-frame file
     ds, # its pydicom header
@@ -480,6 +482,7 @@ def _check_slice(s):
          'PixelSpacing or ImageOrientationPatient is nonsense; export it again')):
         if bad: raise InputError(f'{s.name}: {words}')
 
+# %% ../../nbs/11_dicom.ipynb #922c2653
 def check_slices(
     path, # for the messages
     slices:list, # of one series, in any order
@@ -565,6 +568,7 @@ def read_pixels(
     except Exception as e: raise InputError(f'{s.name}: {DAMAGED} ({type(e).__name__})') from e
     return to_hu(*stored, s.rescale, out)
 
+# %% ../../nbs/11_dicom.ipynb #64eea14d
 def _decoded(s):
     with warnings.catch_warnings(), s.open() as f:
         warnings.simplefilter('ignore')
