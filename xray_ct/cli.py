@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['about', 'app', 'state', 'no_memory', 'interrupted', 'no_space', 'rooms', 'moved', 'option', 'argument', 'Folder',
-           'Overwrite', 'Series', 'SliceMethod', 'Autoencoder', 'Minutes', 'go_on', 'common', 'warn', 'explain', 'main',
-           'check_places', 'check_at_least', 'check_choice', 'key_values', 'drr', 'reconstruct', 'interpolate', 'score']
+           'Overwrite', 'Series', 'SliceMethod', 'Autoencoder', 'AdaptMinutes', 'go_on', 'common', 'warn', 'explain',
+           'main', 'check_places', 'check_at_least', 'check_choice', 'key_values', 'drr', 'reconstruct', 'interpolate',
+           'score']
 
 # %% ../nbs/73_cli.ipynb #a6a8e7a5
 import re, sys
@@ -280,7 +281,7 @@ SliceMethod = Annotated[str, option(help=(
 Autoencoder = Annotated[Optional[Path], option(metavar='PATH', help=(
     "For latent diffusion: MAISI's checkpoint, or the folder of an autoencoder, "
     'in place of the one stored with --weights.'))]
-Minutes = Annotated[float, option(metavar='MINUTES', help=(
+AdaptMinutes = Annotated[float, option(metavar='MINUTES', help=(
     "Train the network on the series' own planes first, for so many minutes in all. "
     'Stopped, the same command resumes it from OUT.adapt.'))]
 
@@ -314,7 +315,7 @@ def interpolate(
     thin: Annotated[Optional[Path], option(metavar='TRUTH', help=(
         'A thin series of the same scan, if there is one: scores are added, beside those of interpolation.'))] = None,
     samples: Annotated[int, option(help='Draws of latent diffusion: gives their mean and spread.nii.gz.')] = 1,
-    adapt: Minutes = 0.,
+    adapt: AdaptMinutes = 0.,
     series: Series = None,
     overwrite: Overwrite = False,
 ):

@@ -396,7 +396,7 @@ def save(self:Reconstruction, folder, truth=None, overwrite=False):
 
     With a truth the scores are there too.
     The DICOM series keeps the frame of reference of the CT behind the X-rays, so that a viewer lays it on top."""
-    from xray_ct.data.dicom import write_dicom
+    from xray_ct.data.write_dicom import write_dicom
     from xray_ct.metrics import score
     from xray_ct.report import write_report
     scores = None if truth is None else {k: v for k, v in score(self.volume, truth).items() if isinstance(v, float)}

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 import torch
-from .dicom import KEPT, common_tags, numbers, save_dataset
+from .write_dicom import KEPT, common_tags, numbers, save_dataset
 from .tags import (DAMAGED, is_dicom, modality_values, polarity, read_dataset, stored_values, tag_number,
                                voi_falls)
 from ..files import InputError, check_file, read_json, staged, write_json
