@@ -83,7 +83,8 @@ def option(annotation, said):
 def fields(module, c):
     "(name, type, default, comment) of a dataclass's fields."
     named = [n for n in c.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)]
-    return [(n.target.id, ast.unparse(n.annotation), ast.unparse(n.value) if n.value else '', module.docment(n, c.lineno))
+    default = lambda n: ast.unparse(n.value) if n.value else ''
+    return [(n.target.id, ast.unparse(n.annotation), default(n), module.docment(n, c.lineno))
             for n in named if not n.target.id.startswith('_')]
 
 def cell(text, code=False):

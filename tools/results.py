@@ -121,8 +121,8 @@ def results():
     parts = ['<!-- Made from nbs/runs/results/ by `make readme`: edit tools/results.py. -->', '# Results',
              'Made from the files in [nbs/runs/results](nbs/runs/results), which hold the exact command, the versions, '
              'the hardware and the spread over patients. PSNR is over a range of 2000 HU, in three dimensions, '
-             'averaged over patients. The training data cannot be redistributed; `xray_ct train` makes the same tables from any '
-             'folder of CTs.']
+             'averaged over patients. The training data cannot be redistributed; `xray_ct train` makes the same tables '
+             'from any folder of CTs.']
     for part in (direct, hybrid, cascade, progressive, slices, benchmark, claims): parts += part()
     return '\n\n'.join(parts) + '\n'
 

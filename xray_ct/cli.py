@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['about', 'app', 'state', 'no_memory', 'interrupted', 'no_space', 'rooms', 'moved', 'option', 'argument', 'Folder',
-           'Overwrite', 'Series', 'go_on', 'common', 'warn', 'explain', 'main', 'check_places', 'check_at_least',
-           'check_choice', 'key_values', 'drr', 'reconstruct', 'interpolate', 'score']
+           'Overwrite', 'Series', 'SliceMethod', 'Autoencoder', 'AdaptMinutes', 'go_on', 'common', 'warn', 'explain',
+           'main', 'check_places', 'check_at_least', 'check_choice', 'key_values', 'drr', 'reconstruct', 'interpolate',
+           'score']
 
 # %% ../nbs/73_cli.ipynb #a6a8e7a5
 import re, sys
@@ -273,15 +274,35 @@ def _naming(path, function, *args, **kw):
     try: return function(*args, **kw)
     except InputError as e: raise InputError(f'{path}: {e}') from None
 
+# %% ../nbs/73_cli.ipynb #21a1c77d
+SliceMethod = Annotated[str, option(help=(
+    'auto (the network that comes with the package, where it is measured to help on this series, else cubic), '
+    'network, cubic, linear, lanczos or nearest.'))]
+Autoencoder = Annotated[Optional[Path], option(metavar='PATH', help=(
+    "For latent diffusion: MAISI's checkpoint, or the folder of an autoencoder, "
+    'in place of the one stored with --weights.'))]
+AdaptMinutes = Annotated[float, option(metavar='MINUTES', help=(
+    "Train the network on the series' own planes first, for so many minutes in all. "
+    'Stopped, the same command resumes it from OUT.adapt.'))]
+
+def _print_found(out, found, describe, known): # known: what the CT's reader has said already
+    "What `save_slices` found, on the terminal."
+    for sentence in found['warnings']: warn(sentence)
+    for sentence in found['assumed']:
+        if sentence not in known: warn(f'assumed: {sentence}')
+    print(f'{out}: {describe(found)}')
+    if 'scores' in found: _print_scores({'this': found['scores'], **found['baselines']})
+
+def _print_scores(rows):
+    for n, s in rows.items(): print(f'{n:20} PSNR {s["psnr_3d_range2000"]:.2f} dB, MAE {s["mae_hu"]:.1f} HU')
+
 # %% ../nbs/73_cli.ipynb #fd662d64
 @app.command()
 def interpolate(
     thick: Annotated[Path, argument(metavar='THICK', help='A CT of thick slices, in any format that `drr` reads.')],
     out: Folder,
     spacing: Annotated[float, option(help='Between the thin slices, mm.')] = 1.,
-    method: Annotated[str, option(help=(
-        'auto (the network that comes with the package, where it is measured to help on this series, else cubic), '
-        'network, cubic, linear, lanczos or nearest.'))] = 'auto',
+    method: SliceMethod = 'auto',
     consistency: Annotated[bool, option(
         '--consistency/--no-consistency', help='Averaging the thin slices gives the thick ones again.')] = True,
     thickness: Annotated[Optional[float], option(help=(
@@ -290,15 +311,11 @@ def interpolate(
         'Folder of a run that `xray_ct train-slices` made: its network replaces the method.'))] = None,
     model: Annotated[Optional[Path], option('--model', metavar='FILE.py', help=(
         'Your own file that declares the model of --weights.'))] = None,
-    vae: Annotated[Optional[Path], option(metavar='PATH', help=(
-        "For latent diffusion: MAISI's checkpoint, or the folder of an autoencoder, "
-        'in place of the one stored with --weights.'))] = None,
+    vae: Autoencoder = None,
     thin: Annotated[Optional[Path], option(metavar='TRUTH', help=(
         'A thin series of the same scan, if there is one: scores are added, beside those of interpolation.'))] = None,
     samples: Annotated[int, option(help='Draws of latent diffusion: gives their mean and spread.nii.gz.')] = 1,
-    adapt: Annotated[float, option(metavar='MINUTES', help=(
-        "Train the network on the series' own planes first, for so many minutes in all. "
-        'Stopped, the same command resumes it from OUT.adapt.'))] = 0.,
+    adapt: AdaptMinutes = 0.,
     series: Series = None,
     overwrite: Overwrite = False,
 ):
@@ -318,14 +335,7 @@ def interpolate(
         result, apart = _naming(thick, thin_slices, vol, *how, progress=True)
         if true is not None: _naming(thin, covered, result, true)
         found = save_slices(folder, vol, result, true, spread=apart)
-    for sentence in found['warnings']: warn(sentence)
-    for sentence in found['assumed']:  # of the CT itself, its reader has said it
-        if sentence not in vol.meta.get('assumed', []): warn(f'assumed: {sentence}')
-    print(f'{out}: {describe(found)}')
-    if true is not None: _print_scores({'this': found['scores'], **found['baselines']})
-
-def _print_scores(rows):
-    for n, s in rows.items(): print(f'{n:20} PSNR {s["psnr_3d_range2000"]:.2f} dB, MAE {s["mae_hu"]:.1f} HU')
+    _print_found(out, found, describe, known=vol.meta.get('assumed', []))
 
 # %% ../nbs/73_cli.ipynb #3a287dd4
 @app.command()

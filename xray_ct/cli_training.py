@@ -241,6 +241,7 @@ def _stored_run(path, size, batch, set_):
         raise InputError(f'{path}: says its size and settings itself; leave out --size and --set, or give MODEL:PRESET')
     return RunConfig(model=kind, epochs=1, batch_size=batch), cls.Config.from_dict(d['model'])
 
+# %% ../nbs/76_cli_training.ipynb #a745eb56
 def vetted_run(
     what:str,     # MODEL:PRESET, a run's folder or a config.json
     size:int,     # voxels along each axis; None: the default

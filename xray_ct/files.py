@@ -167,6 +167,7 @@ def save_tensors(
         if 'os error' not in str(e): raise
         raise InputError(f'{file}: cannot be written ({e}); {remedy}') from None
 
+# %% ../nbs/00_files.ipynb #e9fd1172
 def read_tensors(
     file,
     what='not a complete safetensors file', # said of a file that cannot be used

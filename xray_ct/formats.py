@@ -84,6 +84,7 @@ def nifti_affine(
     A[:3] = ras[:, [2, 1, 0, 3]]*np.array([-mm, -mm, mm])[:, None] + 0.
     return A
 
+# %% ../nbs/02_formats.ipynb #49e6b429
 def _check_sform(h, S, d, by_qform):
     "Refuse an affine that cannot be inverted, or that the rest of the header contradicts."
     steps = np.linalg.norm(S[:, :3], axis=0)
@@ -164,6 +165,7 @@ def _mha_fields(path, head):
     pairs = (l.partition('=') for l in head[:end].decode('utf-8', 'replace').splitlines())
     return end, {k.strip(): v.strip() for k, _, v in pairs}
 
+# %% ../nbs/02_formats.ipynb #a8eddb69
 def check_header(
     path:Path, # NRRD, MHA or MHD
 ): # (where the packed voxels begin, or None where they are not packed; the file that holds them; the header's fields)
@@ -229,6 +231,7 @@ def _nrrd_place(path, fields):
     notes = [] if placed else ['does not say where it lies (no space origin): its first voxel is taken for the origin']
     return _length(path, units.pop()), notes
 
+# %% ../nbs/02_formats.ipynb #f8ef5897
 def _mha_place(path, fields):
     "Millimetres of the header's unit, and what was assumed."
     if not {'ElementSpacing', 'ElementSize'} & set(fields):

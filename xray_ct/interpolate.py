@@ -156,7 +156,7 @@ def _plane(name): # of the module of the plane network; None where this version 
 
 def load_net(
     folder, # of a run
-    vae=None, # MAISI's checkpoint, or the folder of a `MaisiVAE`: in place of the autoencoder stored with latent diffusion
+    vae=None, # MAISI's checkpoint, or a `MaisiVAE`'s folder: in place of the autoencoder stored with latent diffusion
 )->SavedModel: # with `about`: the folder's name, and the slabs that it was trained on
     "A network for `interpolate`."
     folder = Path(folder)

@@ -104,7 +104,8 @@ def _pixel_on(g, p, found, known, notes):
         if m and known is None:
             notes.append(f'{_name(p)}: pixel at the patient by EstimatedRadiographicMagnificationFactor {m:g}')
             return tuple(s/m*to_detector for s in p.pixel)
-        if known: notes.append(f'{_name(p)}: no DistanceSourceToDetector; {known[0]:g} mm of the other picture is taken')
+        if known:
+            notes.append(f'{_name(p)}: no DistanceSourceToDetector; {known[0]:g} mm of the other picture is taken')
         return p.pixel
     if np.allclose(found, (g.sdd, g.sid), rtol=1e-6): return p.pixel
     notes.append(f'{_name(p)}: was taken at {found[0]:g} mm (to the isocentre {found[1]:g} mm), the other picture at '
@@ -164,25 +165,8 @@ def _cover(g, own):
                                sdd=g.sdd, sid=g.sid, views=g.views, mode=g.mode)
     return g.replace(pixel=fresh.pixel)
 
-# %% ../nbs/70_reconstruct.ipynb #156776d2
+# %% ../nbs/70_reconstruct.ipynb #65d92e96
 OTHER_SIDE = {'ap': 'pa', 'pa': 'ap', 'lat': 'rlat', 'rlat': 'lat'}
-
-def order_by_view(
-    pictures:list, # of `Xray`
-    views, # of the model
-    mode='cone', # of the model; with a parallel beam both sides see the same line integrals
-)->list: # of `Xray`, in the order of the views
-    "Pictures in the order of the model's views; a second of one view, or a view the model doesn't know, is refused."
-    views = [view_name(v) for v in views]
-    if len(pictures) != len(views):
-        raise InputError(f'this model needs {len(views)} X-rays ({", ".join(views)}), not {len(pictures)}')
-    named, rest = {}, []
-    for p in (_as_seen(p, views, mode) for p in pictures):
-        v = None if p.view is None else view_name(p.view)
-        if v in named: raise InputError(f'{p.path}: is a second {v!r} view; one of each of {", ".join(views)} is needed')
-        if v: named[v] = p
-        else: rest.append(p)  # unnamed ones fill what is left, in the order given
-    return [named.get(v) or rest.pop(0) for v in views]
 
 def _as_seen(p, views, mode):
     "The picture as one of these views, where that's what it is."
@@ -204,6 +188,25 @@ def _as_seen(p, views, mode):
                      'a diverging beam draws them differently. '
                      f'Give a picture of the view {replaced}, or train a model for these: '
                      f'xray_ct train CT_DIR -o RUN --set views={wanted}')
+
+# %% ../nbs/70_reconstruct.ipynb #156776d2
+def order_by_view(
+    pictures:list, # of `Xray`
+    views, # of the model
+    mode='cone', # of the model; with a parallel beam both sides see the same line integrals
+)->list: # of `Xray`, in the order of the views
+    "Pictures in the order of the model's views; a second of one view, or a view the model doesn't know, is refused."
+    views = [view_name(v) for v in views]
+    if len(pictures) != len(views):
+        raise InputError(f'this model needs {len(views)} X-rays ({", ".join(views)}), not {len(pictures)}')
+    named, rest = {}, []
+    for p in (_as_seen(p, views, mode) for p in pictures):
+        v = None if p.view is None else view_name(p.view)
+        if v in named:
+            raise InputError(f'{p.path}: is a second {v!r} view; one of each of {", ".join(views)} is needed')
+        if v: named[v] = p
+        else: rest.append(p)  # unnamed ones fill what is left, in the order given
+    return [named.get(v) or rest.pop(0) for v in views]
 
 # %% ../nbs/70_reconstruct.ipynb #3af3af1e
 @torch.no_grad()
@@ -281,6 +284,13 @@ def _on_model_detector(pictures, pixels, g, model, assumed):
         covered = torch.cat([covered[:k], covered[k:k + 1] & (hidden < 1e-3), covered[k + 1:]])
     return x + torch.tensor(air, dtype=x.dtype)[:, None, None] if any(air) else x, covered
 
+# %% ../nbs/70_reconstruct.ipynb #0843bb9b
+def _check_finite(predicted, weights):
+    "Refuse NaN by the name of the run it comes from."
+    if not predicted.isfinite().all():
+        raise InputError(f'{weights if isinstance(weights, (str, Path)) else "the model"}: predicts NaN; '
+                         'its weights or xray_scale in its config.json are damaged. Train again')
+
 # %% ../nbs/70_reconstruct.ipynb #84d27fb3
 @torch.no_grad()
 def reconstruct(
@@ -304,9 +314,7 @@ def reconstruct(
     x = x.to(device)
     predicted = Window.named('full').inverse(model(x[None]).float().clamp(-1, 1))
     body = body or (_body(geometry) if isinstance(geometry, (str, Path)) else None)
-    if not predicted.isfinite().all():
-        raise InputError(f'{weights if isinstance(weights, (str, Path)) else "the model"}: predicts NaN; '
-                         'its weights or xray_scale in its config.json are damaged. Train again')
+    _check_finite(predicted, weights)
     mask = covered.to(device) & (inside_field(g, body).to(device) if body is not None else True)
     off = lambda hu: reprojection_error(hu, x[None], model.projector, mask[None], kev)
     error = lambda hu: {k: round(v.item(), 6) for k, v in off(hu).items()}
@@ -328,8 +336,8 @@ def reconstruct(
 def _calibrate(p, model, assumed):
     """Line integrals above that of air, and that of air.
 
-    The grey levels of an uncalibrated radiograph are stretched over the model's usual range. Beyond its edge the picture
-    then goes on as its own air."""
+    The grey levels of an uncalibrated radiograph are stretched over the model's usual range. Beyond its edge the
+    picture then goes on as its own air."""
     if p.calibrated: return p.lines, 0.
     offset, scale = model.config.xray_offset, model.config.xray_scale
     low, high = offset - scale, offset + 1.5*scale
@@ -371,7 +379,8 @@ def sections(self:Reconstruction, truth=None, scores=None):
     before, after = self.metrics['reprojection_before'], self.metrics['reprojection']
     fits = {name: {f'reprojection_{k}': v for k, v in error.items()}
             for name, error in (('with consistency', after), ('as predicted', before))}
-    note = (f'Reprojection error on {self.metrics["rays_used"]:.0%} of the rays. Consistency: {self.metrics["consistency"]}. '
+    note = (f'Reprojection error on {self.metrics["rays_used"]:.0%} of the rays. '
+            f'Consistency: {self.metrics["consistency"]}. '
             'It measures agreement with the two pictures, not truth: very different volumes have the same two shadows.')
     nothing = 'Nothing: the geometry was given and the pictures are line integrals.'
     caption = 'The two X-rays, what the network made of them, and three planes of the volume at three depths.'
@@ -380,12 +389,14 @@ def sections(self:Reconstruction, truth=None, scores=None):
             Text('What was assumed', '\n\n'.join(self.metrics['assumed']) or nothing),
             Settings('Acquisition and field', self.geometry.to_dict()), Settings('Provenance', provenance())]
 
+# %% ../nbs/70_reconstruct.ipynb #e29aefd1
 @patch
 def save(self:Reconstruction, folder, truth=None, overwrite=False):
-    """Write `ct.nii.gz`, `dicom/`, `report.html` and `metrics.json`, all or nothing. With a truth the scores are there too.
+    """Write `ct.nii.gz`, `dicom/`, `report.html` and `metrics.json`, all or nothing.
 
+    With a truth the scores are there too.
     The DICOM series keeps the frame of reference of the CT behind the X-rays, so that a viewer lays it on top."""
-    from xray_ct.data.dicom import write_dicom
+    from xray_ct.data.write_dicom import write_dicom
     from xray_ct.metrics import score
     from xray_ct.report import write_report
     scores = None if truth is None else {k: v for k, v in score(self.volume, truth).items() if isinstance(v, float)}
@@ -394,7 +405,8 @@ def save(self:Reconstruction, folder, truth=None, overwrite=False):
         self.volume.save(f/'ct.nii.gz')
         described = 'reconstructed from X-rays: synthetic, not for diagnosis'
         write_dicom(self.volume, f/'dicom', description=described, source_meta=self.source)
-        write_report(f/'report.html', 'CT from X-rays', self.sections(truth, scores), 'Research software, not a medical device.')
+        write_report(f/'report.html', 'CT from X-rays', self.sections(truth, scores),
+                     'Research software, not a medical device.')
         scored = {'scores': scores} if scores else {}
         write_json(f/'metrics.json', {**self.metrics, **scored, 'geometry': self.geometry.to_dict()})
     return Path(folder)

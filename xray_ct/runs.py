@@ -20,7 +20,9 @@ def _given(namespace):
     return {n: v for n, v in namespace.items() if isinstance(v, plain) and not own(n)}
 
 def _fits(value, kind):
-    "May `value` stand where `kind` (a type or a union) is asked for? A whole number may stand for a float; True is no number."
+    """May `value` stand where `kind` (a type or a union) is asked for?
+
+    A whole number may stand for a float; True is no number."""
     kinds = get_args(kind) or (kind,)
     if isinstance(value, bool): return bool in kinds
     return isinstance(value, kinds) or (isinstance(value, int) and float in kinds)

@@ -216,7 +216,7 @@ def save_slices(
     spread:Volume=None, # HU, standard deviation of the samples
 )->dict: # the metrics
     "Write `ct.nii.gz`, `dicom/`, `report.html` and `metrics.json`, of samples `spread.nii.gz` too, all or nothing."
-    from xray_ct.data.dicom import write_dicom
+    from xray_ct.data.write_dicom import write_dicom
     from xray_ct.report import warning, write_report
     found, scores = summary(thick, thin, truth)
     if spread is not None: found['spread_hu'] = dict(mean=float(spread.array.mean()), largest=float(spread.array.max()))
@@ -244,7 +244,7 @@ def mark_unmeasured(
 ):
     "Say in ImageComments of these slices that nothing was measured there."
     from pydicom import dcmread
-    from xray_ct.data.dicom import NOTICE, save_dataset
+    from xray_ct.data.write_dicom import NOTICE, save_dataset
     for i in unmeasured:
         file = Path(folder)/f'{n - i:04d}.dcm' # feet first
         ds = dcmread(file)

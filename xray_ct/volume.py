@@ -63,6 +63,7 @@ def centered_affine(
 # %% ../nbs/03_volume.ipynb #9c0bfe4f
 AIR = -1000.  # HU; what lies outside a CT
 
+# %% ../nbs/03_volume.ipynb #cbff57e2
 @dataclass(frozen=True, eq=False)
 class Volume:
     "A CT: HU on a grid, and where that grid lies in the patient."
@@ -186,6 +187,7 @@ def _upright(shape, affine):
     A[:3, 3] = affine[:3, 3] + A[:3, :3] @ low
     return tuple((high - low + 1).astype(int).tolist()), A
 
+# %% ../nbs/03_volume.ipynb #bbf690da
 def square(
     array:np.ndarray, # (D, H, W) HU, canonical axes
     affine:np.ndarray, # (4, 4) index → LPS mm, its axes nearly perpendicular or sheared
@@ -307,6 +309,7 @@ def along_axes(
         _along(x[:, columns], D, row_groups(m, k), W, out[:, rows])
     return out
 
+# %% ../nbs/03_volume.ipynb #87eb8fd2
 def _along(x, D, H, W, out):
     (_, j, k), (_, h, w) = x.shape, out.shape
     first, second, third = (np.empty((8, *s), np.float32) for s in ((j, k), (h, k), (h, w)))
@@ -458,6 +461,7 @@ def body_center(self:Volume, threshold=-300.):
     mid = [np.mean(_percentile(c, [1, 99])) for c in planes]
     return tuple((self.affine[:3] @ [*mid, 1.]).tolist())
 
+# %% ../nbs/03_volume.ipynb #86e75f9b
 @patch
 def crop(self:Volume,
     size_mm, # edge lengths in mm, one or three (D, H, W)

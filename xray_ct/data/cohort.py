@@ -97,8 +97,7 @@ class CohortConfig:
     scale: float = .12 # largest relative change of size, each axis on its own
     shift: float = 15. # largest shift, mm
     flip: bool = False # mirror left and right; wrong where the heart is in view
-    # largest relative change of the X-rays' intensity I, which shifts the line integrals by -ln(1 ± gain)
-    gain: float = 0.
+    gain: float = 0. # largest relative change of the X-rays' intensity I; line integrals shift by -ln(1 ± gain)
     photons: float = 0. # a pixel; 0: no noise
     jitter: float = 0. # largest relative error of sdd and sid, unknown to the model
     paired_white: float = 6. # 'paired': the line integral that white stands for
@@ -116,7 +115,6 @@ class CohortConfig:
             raise InputError(f'jitter={self.jitter}: the tube of sid={self.sid:g} mm would come to lie behind the '
                              f'detector of sdd={self.sdd:g} mm; '
                              f'use at most {(self.sdd - self.sid)/(self.sdd + self.sid):.3f}')
-
     def geometry(self):
         "The acquisition as the model knows it: around the origin, since each patient's field has its own isocentre."
         mode, det = ('parallel', self.size) if self.xrays == 'grid' else ('cone', self.det)
@@ -187,6 +185,7 @@ def cached_meta(file):
         return meta if there and kinds == {('I16', tuple(meta['shape']))} else None
     except Exception: return None
 
+# %% ../../nbs/16_cohort.ipynb #e051ae5f
 def prepare_case(
     case:Case,
     config, # `CohortConfig`
@@ -406,6 +405,7 @@ def prepare_cases(
     _say_assumed(ready)
     return ready, [str(e) for e in done if isinstance(e, Unusable)]
 
+# %% ../../nbs/16_cohort.ipynb #58ccbda5
 def prepare_parts(
     root, # a folder of anything readable: DICOM series, ZIPs, NIfTI, NRRD, MHA
     config, # has `max_patients`, and all that `prepare` needs

@@ -9,7 +9,8 @@ __all__ = ['patient_table', 'first_ct', 'find_cts']
 import csv, os, zipfile
 from collections import Counter
 from pathlib import Path
-from .dicom import open_files, parse
+from .archive import open_files
+from .dicom import parse
 from ..files import InputError, check_file
 from ..formats import FORMATS
 

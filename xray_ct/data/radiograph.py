@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 import torch
-from .dicom import KEPT, common_tags, numbers, save_dataset
+from .write_dicom import KEPT, common_tags, numbers, save_dataset
 from .tags import (DAMAGED, is_dicom, modality_values, polarity, read_dataset, stored_values, tag_number,
                                voi_falls)
 from ..files import InputError, check_file, read_json, staged, write_json
@@ -505,11 +505,12 @@ def _check_png(path, img, entry, scale):
         raise InputError(f'{path}: is a {img.format} picture in mode {img.mode}, not a radiograph; '
                          'give the CR or DX image, or a 16-bit grey PNG')
     if eight and entry:
-        raise InputError(f'{path}: has 8 bits, but was written with 16 (its geometry.json says how); the grey levels are '
-                         'lost. Take the file that `xray_ct drr` wrote, or the DICOM beside it')
+        raise InputError(f'{path}: has 8 bits, but was written with 16 (its geometry.json says how); the grey levels '
+                         'are lost. Take the file that `xray_ct drr` wrote, or the DICOM beside it')
     if eight and not scale:
-        raise InputError(f'{path}: is an 8-bit picture; its grey levels went through an unknown curve. Give the CR or DX '
-                         'image or a 16-bit PNG (from Python: scale=, if you know the line integral of a grey level)')
+        raise InputError(f'{path}: is an 8-bit picture; its grey levels went through an unknown curve. '
+                         'Give the CR or DX image or a 16-bit PNG '
+                         '(from Python: scale=, if you know the line integral of a grey level)')
 
 def _read_png(path, data, geometry_json=None, view=None, scale=None):
     img, assumed = open_png(path, data), []

@@ -118,6 +118,30 @@ def read_dataset(
     ds.file_meta.TransferSyntaxUID = UID(str(syntax))
     return ds
 
+# %% ../../nbs/10_tags.ipynb #7dc3be72
+def _bits(ds):
+    "BitsAllocated, BitsStored and HighBit, or an `InputError`."
+    allocated = int(ds.get('BitsAllocated') or 16)
+    stored = int(ds.get('BitsStored') or allocated)
+    high = ds.get('HighBit')
+    high = stored - 1 if high is None or high == '' else int(high)
+    if not 0 < stored <= allocated:
+        raise InputError(f'says that {stored} of {allocated} bits are stored (BitsStored, BitsAllocated), '
+                         'which cannot be. Export it again')
+    if allocated not in (8, 16, 32):
+        raise InputError(f'has {allocated} bits a pixel (BitsAllocated), not 8, 16 or 32. Convert it to 16 bits')
+    if not stored - 1 <= high < allocated:
+        raise InputError(f'says that {stored} bits end at bit {high} of {allocated} (BitsStored, HighBit), '
+                         'which cannot be. Export it again')
+    return allocated, stored, high
+
+def _padding(ds, allocated, stored, signed):
+    "PixelPaddingValue and PixelPaddingRangeLimit as (lowest, highest) in the pixels' own sign, or None."
+    value, limit = (ds.get(k) for k in ('PixelPaddingValue', 'PixelPaddingRangeLimit'))
+    if value in (None, '', b''): return None
+    ends = [_own_sign(v, allocated, stored, signed) for v in (value, limit) if v not in (None, '', b'')]
+    return min(ends), max(ends)
+
 # %% ../../nbs/10_tags.ipynb #0c479d87
 @dataclass(frozen=True)
 class Cells:
@@ -131,18 +155,7 @@ class Cells:
     @classmethod
     def of(cls, ds): # anything with pydicom's `get`
         "By the tags; `InputError` where they contradict each other."
-        allocated = int(ds.get('BitsAllocated') or 16)
-        stored = int(ds.get('BitsStored') or allocated)
-        high = ds.get('HighBit')
-        high = stored - 1 if high is None or high == '' else int(high)
-        if not 0 < stored <= allocated:
-            raise InputError(f'says that {stored} of {allocated} bits are stored (BitsStored, BitsAllocated), '
-                             'which cannot be. Export it again')
-        if allocated not in (8, 16, 32):
-            raise InputError(f'has {allocated} bits a pixel (BitsAllocated), not 8, 16 or 32. Convert it to 16 bits')
-        if not stored - 1 <= high < allocated:
-            raise InputError(f'says that {stored} bits end at bit {high} of {allocated} (BitsStored, HighBit), '
-                             'which cannot be. Export it again')
+        allocated, stored, high = _bits(ds)
         signed = bool(ds.get('PixelRepresentation') or 0)
         return cls(allocated, stored, high, signed, _padding(ds, allocated, stored, signed))
 
@@ -169,13 +182,6 @@ class Cells:
         fits = least <= low and high < least + (1 << self.stored)
         a = self.values(cells) if fits else cells.view(self.dtype)
         return a == low if low == high else (a >= low) & (a <= high)
-
-def _padding(ds, allocated, stored, signed):
-    "PixelPaddingValue and PixelPaddingRangeLimit as (lowest, highest) in the pixels' own sign, or None."
-    value, limit = (ds.get(k) for k in ('PixelPaddingValue', 'PixelPaddingRangeLimit'))
-    if value in (None, '', b''): return None
-    ends = [_own_sign(v, allocated, stored, signed) for v in (value, limit) if v not in (None, '', b'')]
-    return min(ends), max(ends)
 
 # %% ../../nbs/10_tags.ipynb #9fcb0f6c
 def _own_sign(value, allocated, stored, signed):
