@@ -147,7 +147,7 @@ def oblique(
     image = torch.from_numpy(plane).float()[None, None]
     return F.grid_sample(image, grid[None], mode='bicubic', padding_mode='border', align_corners=False)[0, 0]
 
-# %% ../../nbs/18_plane.ipynb #57a7a47c
+# %% ../../nbs/18_plane.ipynb #0627c758
 def _zooms(config, pixel, rng, spacing=None): # (rows, columns), pixels each
     if spacing is not None:                             # a series' own: thin rows of `spacing` mm, columns as they are
         return max(1., spacing/pixel[0]), 1.
@@ -175,6 +175,7 @@ def crop_rows(
         x = torch.from_numpy(plane[i:i + size[0], j:j + size[1]].astype(np.float32))
     return None if x is None else A @ x @ B.T
 
+# %% ../../nbs/18_plane.ipynb #85b1fe25
 def draw_rows(planes:Planes, config:PlaneConfig, n, rng, spacing=None)->tuple: # (n, w) HU, columns per thin row in mm
     "One item: rows of a random plane, mirrored at random; crops of air are mostly passed over."
     for _ in range(1000):
@@ -189,6 +190,7 @@ def draw_rows(planes:Planes, config:PlaneConfig, n, rng, spacing=None)->tuple: #
     raise InputError(f'planes: none shows anything on {n} rows and {config.columns} columns. '
                      'Give larger planes, or choose fewer rows')
 
+# %% ../../nbs/18_plane.ipynb #42d67536
 def noise_like(shape, sigma, rng)->Tensor: # HU
     "White along the slices, correlated along the columns as a reconstruction kernel leaves it."
     e = torch.from_numpy(rng.standard_normal((shape[0], shape[1] + 4), dtype=np.float32))
@@ -197,6 +199,7 @@ def noise_like(shape, sigma, rng)->Tensor: # HU
     e = F.conv1d(e[:, None], (k/k.square().sum().sqrt())[None, None])[:, 0]
     return sigma*e
 
+# %% ../../nbs/18_plane.ipynb #fd6c6cab
 def draw_batch(
     planes:Planes,
     config:PlaneConfig,
