@@ -52,7 +52,7 @@ def interpolate(
     try: S = between(grid, vol, T.mm) if consistency else None
     except InputError as e: raise InputError('. '.join([str(e), *T.warnings])) from None
     hu = _by_rows(vol.array, hu, M, S, shape[0], progress)
-    how = dict(method=net_name(net.kind) if net else method, consistency=bool(consistency),
+    how = dict(method=net.title if net else method, consistency=bool(consistency),
                weights=getattr(net, 'about', None) or None, samples=samples, **_about_slabs(T, *at))
     how['assumed'] = [*vol.meta.get('assumed', []), *how['assumed']]
     out = Volume(hu, affine=affine, meta=dict(vol.meta, SliceThickness=float(spacing), interpolation=how))
