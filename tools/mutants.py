@@ -5,11 +5,11 @@ the text stands. A row may end in 'why: …', which explains a fault that nothin
 """
 
 geometry = [
-    ("a = math.radians(view_angle(view))", "a = -math.radians(view_angle(view))"),
+    ("a = math.radians(view_angle(view))", "a = -math.radians(view_angle(view))", 'geometry', 'projector'),
     ("-1)*float(oblique[2])", "-1)*float(oblique[2])/2"),
-    ("abs(col[1]*h + col[2]*w)*scale, field/2*scale)", "abs(col[1]*h + col[2]*w)*scale)"),
-    ("u = across*scale/self.pixel[1]", "u = across*scale/self.pixel[0]"),
-    ("v = z*scale/self.pixel[0]", "v = z*scale/self.pixel[1]"),
+    ("abs(col[1]*h + col[2]*w)*scale, field/2*scale)", "abs(col[1]*h + col[2]*w)*scale)", 'geometry', 'projector'),
+    ("u = across*scale/self.pixel[1]", "u = across*scale/self.pixel[0]", 'geometry', 'projector'),
+    ("v = z*scale/self.pixel[0]", "v = z*scale/self.pixel[1]", 'geometry', 'projector'),
     ("sum(abs(b)*e for b, e in zip(view_axes(view)[0], self.extent))", "max(self.extent)"),
     ("'LL': 'lat', 'LAT'", "'LL': 'rlat', 'LAT'"),
     ("table[0] - field/2", "table[0] + field/2"),
