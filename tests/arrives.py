@@ -494,7 +494,7 @@ def test_runs(cts, top):
             'batch_size': (4, {}), 'accumulate': (2, dict(passes=2)), 'checkpointing': ('head', {}), 'lr': (1e-2, {}),
             'warmup': (.5, {}), 'weight_decay': (.5, {}), 'clip': (1e-3, {}), 'ema': (.2, {}), 'seed': (7, {}),
             'l1': (0., {}), 'mse': (0., {}), 'ssim': (1., {}), 'projection': (1., {}), 'num_workers': (1, {}),
-            'figures': (True, {}), 'track': ('tensorboard', {}), 'keep': (0, {}),
+            'figures': (True, {}), 'track': ('tensorboard', {}), 'keep': (0, {}), 'precision': ('bf16', {}),
             'cohort': (CohortConfig(**cohort, rotate=0.), {}), 'settings': ({**small, 'lift_channels': 6}, {}),
             'model': ('hybrid', dict(settings=dict(encoder_width=8, encoder_levels=2))),
             'previous': None, 'autoencoder': None, 'autoencoder_steps': None, 'shard': None}   # below

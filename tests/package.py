@@ -1,5 +1,5 @@
 "The wheel and the source archive build, carry the licence, and import where the repository has never been seen."
-import shutil, subprocess, sys, tarfile, tempfile, venv, zipfile
+import os, shutil, subprocess, sys, tarfile, tempfile, venv, zipfile
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent

@@ -10,10 +10,11 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 not_yet = ['xray_ct.' + n for n in '''
-    baselines blocks.attention blocks.cnn blocks.depth blocks.encoder blocks.vae
-    cli consistency data.cohort data.dicom data.drr data.pairs data.phantom data.radiograph diffusion
-    interpolate losses memory models.base models.cascade models.direct models.hybrid models.latent
-    models.progressive models.thin projector ranks reconstruct slab training viewer volume
+    baselines blocks.attention blocks.cnn blocks.depth blocks.encoder blocks.layers blocks.vae cli cli_training
+    consistency data.cohort data.dicom data.drr data.find data.pairs data.phantom data.plane data.radiograph
+    data.tags diffusion evaluate formats geometry interpolate losses memory models.base models.cascade
+    models.direct models.hybrid models.latent models.plane models.progressive models.saved models.thin physics
+    precision projector ranks reconstruct run_config slab slice_report thickness training viewer volume
 '''.split()]
 
 client = '''
