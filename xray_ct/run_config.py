@@ -41,7 +41,7 @@ class RunConfig:
     projection: float = 0.
     num_workers: int = 0 # processes that prepare batches
     figures: bool = True # draw the page of 15 panels after each epoch
-    precision: str = 'auto' # 'float32' or 'bf16'; 'auto': the faster one of the machine, timed where the run begins
+    precision: str = 'auto' # 'float32' or 'bf16'; 'auto': in a run of minutes, the faster one of this machine
     track: str = '' # 'tensorboard' or 'wandb': follow the run there as well
     keep: int = 1 # earlier states that stay beside the newest
     cohort: object = None # config of the cohort that the model is trained on, or its fields; default: that of its kind

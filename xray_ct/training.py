@@ -188,6 +188,8 @@ def _precision(config, model, run, done):
     if 'precision' in done: return done['precision']
     if done and 'precision' not in done['config']:
         return dict(precision='bf16' if device.type == 'cuda' else 'float32', why='as version 0.1.0 began it')
+    if config.precision == 'auto' and not config.minutes:  # equal commands give equal weights
+        return dict(precision='bf16' if device.type == 'cuda' else 'float32', why='a run of epochs asks no clock')
     with torch.random.fork_rng():
         return choose_precision(config.precision, timed_step(config, model.config, device), device)
 
