@@ -57,15 +57,46 @@ def first_ct(
         raise InputError(f'{path}: cannot be read ({e}); copy or pack it again') from None
     if broken: raise broken
 
-# %% ../../nbs/12_find.ipynb #2d3d2849
+# %% ../../nbs/12_find.ipynb #fc0cd4ef
+def _instances(path, series):
+    "The slices of a series in a folder (not below it) or a ZIP, by SOPInstanceUID."
+    found = set()
+    with open_files(path) as files:
+        for n, open_ in files.items():
+            if path.is_dir() and Path(n).parent != path: continue
+            try: s = parse(n, open_)
+            except InputError: continue  # named where it is read
+            if s and s.series == series: found.add(s.instance or Path(n).name)
+    return found
+
+def _one_place(
+    rows, # of one series: list of (`Slice`, path, is it the only file there?)
+): # the row of the place that `read_ct` reads it whole from
+    "Copies of a series count once; if it is spread over several folders, the one above them all holds it."
+    if len(rows) == 1: return rows[0]
+    series, parts, seen = rows[0][0].series, [], set()
+    slices = {r[1]: _instances(r[1], series) for r in rows}
+    for row in sorted(rows, key=lambda r: -len(slices[r[1]])):
+        if slices[row[1]] <= seen: continue
+        parts.append(row)
+        seen |= slices[row[1]]
+    if len(parts) == 1: return parts[0]
+    if packed := [r[1] for r in parts if r[1].is_file()]:
+        raise InputError(f'{packed[0]}: holds only a part of a series that goes on in '
+                         f'{next(r[1] for r in parts if r[1] != packed[0])}; unpack both into one folder')
+    return parts[0][0], Path(os.path.commonpath([r[1] for r in parts])), False
+
 def _whole_series(
     found, # list of (`Slice`, path, is it the only file there?)
 ): # list of (`Slice`, path)
-    "Leave out parts of a series that is spread over sub-folders, and single slices of a patient who has a CT."
+    "Each series once, without single slices of a patient who has a CT."
+    groups = {}
+    for s, p, single in found: groups.setdefault((s.series or p, s.meta.get('PatientID')), []).append((s, p, single))
+    found = [_one_place(rows) for rows in groups.values()]
     whole = {s.meta.get('PatientID') for s, _, single in found if not single}
-    split = {p for s, p, _ in found for t, q, _ in found if s.series == t.series and q in p.parents}
-    return [(s, p) for s, p, single in found if p not in split and not (single and s.meta.get('PatientID') in whole)]
+    return [(s, p) for s, p, single in found if not (single and s.meta.get('PatientID') in whole)]
 
+# %% ../../nbs/12_find.ipynb #cca0a3cc
 def find_cts(
     root:Path, # folder; or a single CT
 ) -> list: # (patient, path for `read_ct`, label), sorted by path
