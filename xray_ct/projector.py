@@ -157,7 +157,7 @@ class ObliqueView:
         self.shape, self.det = n, g.det_shape
 
     def chunks(self, like):
-        "Grids (n, h, w, 2) for a few slices at a time, made on the way: kept, they would weigh as much as many volumes."
+        "Grids (n, h, w, 2) for a few slices at a time, made on the way: all would weigh as much as many volumes."
         n = max(1, (2**17 if like.is_cpu else 2**24)//(self.det[0]*self.det[1]))
         across, down, y = (t.to(like.device, like.dtype) for t in (self.across, self.down, self.y))
         for a in range(0, len(across), n):

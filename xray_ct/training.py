@@ -200,8 +200,7 @@ def fit(
     run, # the run's folder; the same call again resumes, and does nothing when the run is finished
     cache=None, # folder of the cohort's cache; default: `cache` in the run's folder
 ) -> dict: # what `run.json` says of the finished run
-    """Train a model. Leaves `model.safetensors` and `config.json` (the best average), `log.csv`, figures, the state
-    and `run.json`."""
+    "Train a model. Leaves its best average (`model.safetensors`, `config.json`), `log.csv`, figures and `run.json`."
     with joined():
         done = earlier_run(run := Path(run), config)
         if done.get('finished'):
