@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['ink', 'faint', 'hues', 'planes', 'axis_letters', 'edges', 'error_map', 'Page', 'save_figure', 'as_array', 'as_grid',
-           'cut', 'where', 'strip', 'picture', 'letter', 'scale_bar', 'show_planes', 'missing', 'panel_title',
-           'robust_limits', 'show_xray', 'error_bar', 'plot_style']
+           'cut', 'where', 'strip', 'picture', 'letter', 'scale_bar', 'show_planes', 'panel_title', 'window_range',
+           'bar_length', 'show_volume', 'has_lungs', 'missing', 'robust_limits', 'show_xray', 'show_error', 'error_bar',
+           'plot_style']
 
 # %% ../nbs/29_pictures.ipynb #60a4eccb
 import io, textwrap
@@ -14,7 +15,7 @@ import numpy as np, torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from .files import InputError, staged
-from .volume import Volume, Window
+from .volume import Window
 
 # %% ../nbs/29_pictures.ipynb #f79e53da
 ink, faint = '#222222', '#8a8a8a'  # text; what should stay in the background
@@ -39,7 +40,7 @@ class Page(Figure):
 
     def _ipython_display_(self):
         from IPython.display import Image, display
-        display(Image(self.bytes(dpi=60, quality=70), format='jpeg'))
+        display(Image(self.bytes(dpi=min(96, 960/self.get_figwidth()), quality=70), format='jpeg'))
 
 # %% ../nbs/29_pictures.ipynb #a4095b62
 def save_figure(
@@ -57,15 +58,15 @@ def save_figure(
 
 # %% ../nbs/29_pictures.ipynb #64eb64de
 # axis that is cut; letters at the left, right, top, bottom edge
-planes = {'axial': (0, 'RLAP'), 'coronal': (1, 'RLSI'), 'sagittal': (2, 'APSI')}
-axis_letters = ('SI', 'AP', 'RL')  # what D, H and W run from and to
+planes = {'axial': (0, 'RLAP'), 'coronal': (1, 'RLHF'), 'sagittal': (2, 'APHF')}
+axis_letters = ('HF', 'AP', 'RL')  # what D, H and W run from and to
 
 def as_array(
     x, # Volume, Tensor or array; leading axes of length 1 are dropped
     ndim=3, # axes to keep
 ):
     "A float32 numpy array on the CPU, whatever `x` was."
-    if isinstance(x, Volume): x = x.array
+    x = getattr(x, 'array', x)
     if isinstance(x, torch.Tensor): x = x.detach().float().cpu().numpy()
     x = np.asarray(x, dtype=np.float32)
     while x.ndim > ndim and x.shape[0] == 1: x = x[0]
@@ -79,7 +80,7 @@ def as_grid(
     spacing=None, # mm, (D, H, W); needed where `x` isn't a Volume, 1 mm if unknown
 ):
     "HU array and its spacing."
-    if isinstance(x, Volume) and spacing is None: spacing = x.spacing
+    if spacing is None: spacing = getattr(x, 'spacing', None)
     return as_array(x), tuple(float(s) for s in (spacing or (1., 1., 1.)))
 
 # %% ../nbs/29_pictures.ipynb #d1c21d5a
@@ -97,7 +98,7 @@ def where(
     shape, # of the volume
     spacing, # mm
 ):
-    "A slice's distance from the grid's centre, in words: 'S 80 mm' is 80 mm above it."
+    "A slice's distance from the grid's centre, in words: 'H 80 mm' is 80 mm above it."
     axis = planes[plane][0]
     mm = (index - (shape[axis]-1)/2) * spacing[axis]
     return f'{axis_letters[axis][int(mm > 0)]} {abs(mm):.0f} mm' if abs(mm) >= .5 else 'centre'
@@ -146,20 +147,57 @@ def show_planes(ax,
     bar=None, # length of a scale bar in mm
 ):
     "A strip of slices, true to scale, with the letters of the patient's sides."
-    axis, (left, right, top, _) = planes[plane]
+    axis, (left, right, top, bottom) = planes[plane]
     mm = [s for i, s in enumerate(spacing) if i != axis]
     image = strip(a, plane, indices)
     drawn = picture(ax, image, mm, low, high, cmap)
     h, w = image.shape[0]*mm[0], image.shape[1]*mm[1]
     step, pad = (image.shape[1]+1)/len(indices)*mm[1], .03*h
     for i, index in enumerate(indices if positions else ()):
-        letter(ax, (i+.5)*step, h-pad, where(plane, index, a.shape, spacing), va='bottom', size=7)
+        letter(ax, i*step + pad, h-pad, where(plane, index, a.shape, spacing), ha='left', va='bottom', size=7)
     if letters:
         letter(ax, pad, h/2, left, ha='left')
         letter(ax, w-pad, h/2, right, ha='right')
         letter(ax, step/2, pad, top, va='top')
+        letter(ax, step/2, h-pad, bottom, va='bottom')
     if bar: scale_bar(ax, w-pad, 2*pad, bar)
     return drawn
+
+# %% ../nbs/29_pictures.ipynb #30282ec7
+def panel_title(ax, text): ax.set_title(text, fontsize=9, color=ink, pad=4)
+
+def window_range(low, high): return f'HU {low:.0f} to {high:.0f}'.replace('-', '−')
+
+def bar_length(width): # mm of a picture → mm of its scale bar, or None
+    return max((b for b in (1, 2, 5, 10, 20, 50, 100) if b < .5*width), default=None)
+
+def show_volume(
+    vol, # `Volume`, or (D, H, W) HU
+    window='soft tissue', # name of a window, or a `Window`
+    at=None, # index (d, h, w) of the planes; default the middle
+    axes=None, # three matplotlib axes; default a new figure
+    title='',
+    spacing=None, # mm; taken from a Volume
+): # the three axes
+    "Axial, coronal and sagittal plane, with letters, a scale bar and the window."
+    a, spacing = as_grid(vol, spacing)
+    if axes is None:
+        from matplotlib import pyplot as plt
+        axes = plt.subplots(1, 3, figsize=(9, 3.4), layout='constrained')[1]
+    w = window if isinstance(window, Window) else Window.named(window)
+    for ax, (plane, (axis, _)) in zip(axes, planes.items()):
+        bar = bar_length(a.shape[2]*spacing[2]) if axis == 0 else None
+        show_planes(ax, a, spacing, plane, [(at or [n//2 for n in a.shape])[axis]], w.low, w.high, bar=bar)
+        panel_title(ax, (f'{title}: ' if title else '') + plane + f', {window_range(w.low, w.high)}'*(axis == 0))
+    return axes
+
+def has_lungs(
+    vol, # `Volume`, or (D, H, W) HU
+)->bool:
+    "Is a hundredth of the picture between −950 and −600 HU?"
+    a = as_array(vol)
+    a = a[tuple(slice(None, None, max(1, n//64)) for n in a.shape)]
+    return bool(((a > -950) & (a < -600)).mean() > .01)
 
 # %% ../nbs/29_pictures.ipynb #2220e978
 # letters at a radiograph's left and right edge (projector's convention)
@@ -170,8 +208,6 @@ def missing(ax, text):
     ax.set_axis_off()
     text = '\n'.join('\n'.join(textwrap.wrap(line, 26)) for line in text.splitlines())
     ax.text(.5, .5, text, transform=ax.transAxes, ha='center', va='center', color=faint, fontsize=9)
-
-def panel_title(ax, text): ax.set_title(text, fontsize=9, color=ink, pad=4)
 
 def robust_limits(x, low=.5, high=99.5):
     "Robust finite limits that differ."
@@ -196,6 +232,16 @@ def show_xray(ax,
 
 # %% ../nbs/29_pictures.ipynb #3a11afb7
 error_map = 'PuOr_r'  # purple: too dense by too little; orange: by too much. Told apart without red or green
+
+def show_error(ax,
+    difference, # (D, H, W) HU, prediction − truth
+    spacing, # mm
+    plane, # 'axial', …
+    indices, # slices, left to right
+    error_range=500., # HU at the ends of the scale
+):
+    "Signed errors on the one scale; `error_bar` draws it."
+    return show_planes(ax, difference, spacing, plane, indices, -error_range, error_range, error_map, False, False)
 
 def error_bar(fig, drawn, box, error_range):
     "The scale of the error maps."
