@@ -18,7 +18,8 @@ from .pictures import (Page, as_array, as_grid, bar_length, error_bar, faint, ha
                               panel_title, picture, planes, plot_style, robust_limits, show_error, show_planes,
                               show_xray, window_range)
 from .metrics import is_number, words  # until 0.3: they were here
-from .pictures import axis_letters, cut, edges, error_map, save_figure, scale_bar, strip, where  # until 0.3
+from .pictures import axis_letters, cut, error_map, save_figure, scale_bar, strip, where  # until 0.3
+from .pictures import side_letters as edges  # until 0.3
 from .volume import Window
 
 # %% ../nbs/50_figures.ipynb #b0d6f1a5
