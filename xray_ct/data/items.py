@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CELL', 'CELLS', 'ROOM', 'source_steps', 'occupied', 'sample_affine', 'Items', 'make_items_on']
 
-# %% ../../nbs/19_items.ipynb #9b73a301
+# %% ../../nbs/19_items.ipynb #0f90245e
 from functools import lru_cache, partial
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from ..files import say
 from ..physics import add_noise, hu_to_mu
 from ..projector import Projector
 from ..volume import AIR
-from .cohort import CTDataset, TO_LPS, random_affine, whole_grid
+from .cohort import CTDataset
+from .drr import TO_LPS, random_affine, whole_grid
 
 # %% ../../nbs/19_items.ipynb #e23b3d4d
 def source_steps(
