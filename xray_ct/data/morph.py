@@ -52,7 +52,8 @@ def without_table(
     import SimpleITK as sitk
     image = lambda mask: sitk.GetImageFromArray(mask.astype(np.uint8))
     core = sitk.BinaryMorphologicalOpening(image(hu > -300), [1]*3)
-    closed = sitk.GetArrayFromImage(sitk.BinaryMorphologicalClosing(core, [1, 3, 3][::-1])) > 0  # a chest cut by the scan's edge
+    # a chest cut by the scan's edge
+    closed = sitk.GetArrayFromImage(sitk.BinaryMorphologicalClosing(core, [1, 3, 3][::-1])) > 0
     body = body_mask(np.where(closed, 0., AIR)) if closed.any() else closed
     skin = sitk.GetArrayFromImage(sitk.BinaryDilate(image(body), [1]*3)) > 0
     return np.where(skin, hu, AIR).astype(np.float32), body
@@ -98,6 +99,7 @@ def inverse(u:Tensor, spacing:float, steps=12)->Tensor: # (3, D, H, W) mm
     for _ in range(steps): w = -warp(u, w, spacing)
     return w
 
+# %% ../../nbs/27_morph.ipynb #54bee757
 def smooth_noise(
     rng:np.random.Generator,
     n:int, # fields
@@ -268,6 +270,7 @@ def _blob(rng, shape, center, radii, value, hu, where):
     inside = 1/(1 + np.exp(np.clip(2*min(radii)*(q + .25*smooth_noise(rng, 1, shape, 8.)[0] - 1), -30, 30)))
     return hu + (value - hu)*inside*where
 
+# %% ../../nbs/27_morph.ipynb #e3ef939e
 def add_findings(
     hu:np.ndarray, # (D, H, W) HU
     body:np.ndarray, # (D, H, W) bool
@@ -293,6 +296,7 @@ def add_findings(
         hu = _blob(rng, hu.shape, at[rng.integers(len(at))], r, value, hu, lung)
     return hu.astype(np.float32), found
 
+# %% ../../nbs/27_morph.ipynb #9e00272d
 def add_table(
     hu:np.ndarray, # (D, H, W) HU
     body:np.ndarray, # (D, H, W) bool
@@ -337,6 +341,7 @@ def child(
                 findings=found, table=bool(lying), seed=seed)
     return _cropped(hu, s, meta)
 
+# %% ../../nbs/27_morph.ipynb #5220db96
 def _kept_rows(seen, rng, cut):
     "Slices of a scan that begins and ends somewhere else."
     rows, ends = np.flatnonzero(seen), rng.uniform(0, cut, 2)*(rng.random(2) < .5)

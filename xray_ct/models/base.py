@@ -118,9 +118,11 @@ class Ridge(nn.Module):
         self.register_buffer('patient', numbers, persistent=False)  # in config()
         self.register_buffer('ancestors', _ancestors(patients) if families else None, persistent=False)
 
-    def config(self): # dict of plain numbers: Ridge(**config) has the right shapes for load_state_dict
-        own = {k: getattr(self, k) for k in 'n xray_shape vol_shape stride pixels constant half'.split()}
-        return own if self.patients is None else {**own, 'patients': self.patients}
+# %% ../../nbs/41_ridge.ipynb #ca669684
+@patch
+def config(self:Ridge): # dict of plain numbers: Ridge(**config) has the right shapes for load_state_dict
+    own = {k: getattr(self, k) for k in 'n xray_shape vol_shape stride pixels constant half'.split()}
+    return own if self.patients is None else {**own, 'patients': self.patients}
 
 def _ancestors(patients): # numbers, or lists of them → (N, P) bool
     "Which case descends from whom."
