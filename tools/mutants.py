@@ -143,8 +143,8 @@ figures = [
     ("mm = (index - (shape[axis]-1)/2) * spacing[axis]", "mm = index - (shape[axis]-1)/2"),
     ("edges = {'ap': 'RL', 'pa': 'RL', 'lat': 'AP', 'rlat': 'PA'}",
      "edges = {'ap': 'RL', 'pa': 'LR', 'lat': 'AP', 'rlat': 'PA'}"),
-    ("_letter(ax, x-length/2, y + .05*length, f'{length:g} mm'",
-     "_letter(ax, x-length/2, y + .05*length, f'{2*length:g} mm'"),
+    ("letter(ax, x-length/2, y + .05*length, f'{length:g} mm'",
+     "letter(ax, x-length/2, y + .05*length, f'{2*length:g} mm'"),
     ("/ np.maximum(maps.sum(1, keepdims=True), 1e-12)", "/ maps.shape[1]"),
 ]
 

@@ -323,13 +323,15 @@ def pictures(self:FusionStage, f, shape)->list: # of (B, L, h, w), one a view
     return [self.reduce(F.avg_pool2d(v, k) if k > 1 else v) for v in f.unbind(1)]
 
 @patch
-def under(self:FusionStage, coarser)->list: # of one (B, C, D', H', W'), or of none
+def merge_coarser(self:FusionStage, coarser)->list: # of one (B, C, D', H', W'), or of none
     "The coarser maps together, on the grid of the last of them."
     if not coarser: return []
     shape, out = coarser[-1].shape[2:], self.skips[-1](coarser[-1])
     for skip, h in zip(self.skips[:-1], coarser):
         out = out + F.interpolate(skip(h), size=shape, mode='trilinear', align_corners=False)
     return [out]
+
+FusionStage.under = FusionStage.merge_coarser  # until 0.3
 
 # %% ../../nbs/36_cnn.ipynb #de8064df
 @patch
@@ -366,4 +368,4 @@ def forward(self:FusionStage,
     shape = guides.shape[2:]
     return in_pieces(
         partial(self.slices, guides=guides.detach(), last=last), shape[0], slab,
-        [*self.pictures(f, shape), *self.under(coarser)], self.within())
+        [*self.pictures(f, shape), *self.merge_coarser(coarser)], self.within())
