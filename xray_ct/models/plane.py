@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['PlaneNetConfig', 'fast_bf16', 'ScaledBlock', 'PlaneNet', 'geometry_of', 'plane_loss', 'RunningMean', 'Teacher',
-           'own_geometry', 'adapt', 'weights_folder', 'shipped_net']
+           'own_geometry', 'adapt', 'shipped_net']
 
-# %% ../../nbs/49_plane.ipynb #7f507101
+# %% ../../nbs/49_plane.ipynb #5c5c47fe
 import copy, hashlib, json, math, time
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from torch.nn import functional as F
 from ..data.plane import PlaneConfig, Planes, Slabs, centred_slabs, draw_batch
 from ..files import InputError, read_tensors, save_tensors
 from .direct import zeroed
-from .saved import ModelConfig, SavedModel
+from .saved import ModelConfig, SavedModel, about_weights, weights_folder
 from ..volume import Volume
 
 # %% ../../nbs/49_plane.ipynb #2930a2e4
@@ -335,14 +334,10 @@ def adapt(
     taught.about = dict(taught.about, name=name, adapted_steps=teacher.steps)
     return taught
 
-# %% ../../nbs/49_plane.ipynb #2a204f13
-def weights_folder()->Path:
-    "Where the package keeps the weights of this network."
-    return Path(str(resources.files('xray_ct')))/'weights'/'plane'
-
+# %% ../../nbs/49_plane.ipynb #37106f3f
 def shipped_net(device='cpu')->PlaneNet|None: # None where the package has none
     "The network that is in the package; its model card is beside the weights."
-    folder = weights_folder()
+    folder = weights_folder('plane')
     if not (folder/'config.json').is_file(): return None
     net = PlaneNet.load(folder, device)
     net.about = dict(net.about, name='plane, shipped')
