@@ -293,7 +293,7 @@ def size_findings(pictures, widths, assumed=())->list:
     out += [Finding(1, 'both pictures', 'size', a) for a in assumed if 'assumed' in a or 'no geometry' in a]
     return out
 
-# %% ../nbs/67_check.ipynb #664ea2e8
+# %% ../nbs/67_check.ipynb #493959e6
 @dataclass(frozen=True, eq=False)
 class Check:
     "What was found, and whether the pictures can be used."
@@ -309,7 +309,8 @@ class Check:
     def verdict(self): return VERDICTS[self.level]
     @property
     def reasons(self): # the sentences behind the verdict, the worst first
-        return [str(f) for f in sorted(self.findings, key=lambda f: -f.level) if f.level]
+        general = lambda f: f.what == 'grey levels' # said of nearly every radiograph
+        return [str(f) for f in sorted(self.findings, key=lambda f: (-f.level, general(f))) if f.level]
     def to_dict(self):
         "Plain values, ready for JSON."
         found = [dict(level=VERDICTS[f.level], about=f.about, what=f.what, text=f.text) for f in self.findings]
