@@ -14,7 +14,7 @@ from types import MappingProxyType
 from .files import InputError, read_json, write_json
 from .provenance import provenance
 
-# %% ../nbs/63_claims.ipynb #8f6eca2c
+# %% ../nbs/63_claims.ipynb #47588011
 STATEMENTS = MappingProxyType({
     'C1': 'v-prediction is fundamentally broken for volumes, and ε rescues it',
     'C2': 'Cascaded group attention is 30–40 % faster at equal capacity',
@@ -46,7 +46,7 @@ COMMANDS = MappingProxyType({  # what would decide each claim that is open
     **_runs('attention', ['C2', 'C3', 'C6'], '-p record True -y "{{devices: [cpu, cuda]}}"'),
     **_runs('ablation', ['C4', 'C8'], _five.replace('SETTINGS', '')),
     **_runs('ablation', ['C5'], '-p preset reference ' + _five.replace(
-        'SETTINGS', ', settings: {{cnn_widths: [32, 64, 256]}}')),
+        'SETTINGS', ', settings: {{cnn_widths: [192, 384, 768, 1280]}}')),
     **_runs('samples', ['C12'], '-p cts /path/to/cts -p record True -y "{{seeds: [0, 1, 2, 3, 4]}}"'),
     **_runs('progressive', ['C7', 'C18'], '-p cts /path/to/cts -p real 256 -p record True'),
     **_runs('evidence', ['C9', 'C10', 'C15'], '-p cts /path/to/cts -p record True'),
@@ -120,7 +120,7 @@ def both(
     found = _verdicts(parts)
     return next((v for v in ('fails', 'open', 'depends') if v in found), 'holds')
 
-# %% ../nbs/63_claims.ipynb #91aba028
+# %% ../nbs/63_claims.ipynb #57c59740
 RULES = {} # claim → (sentence, function of the values, fewest seeds; 0: no training decides)
 
 def _rule(claim, sentence, seeds=0):
@@ -162,7 +162,7 @@ def _c4(v):
 
 @_rule('C5', 'A branch of at least 36 M parameters gains more than 0.1 dB at equal totals: paired by seed', 5)
 def _c5(v):
-    if max(v['branch, M parameters']) < 36: raise KeyError('a branch of 40 M parameters')
+    if max(v['the branch alone, as trained, M parameters']) < 36: raise KeyError('a branch of 40 M parameters')
     return judge(v['branch over no branch, PSNR, dB'], .1)
 
 @_rule('C6', 'Both needed: at most 51 % of the direct model\'s parameters (counted); at least twice its speed in training '
@@ -245,14 +245,15 @@ def _c17(v):
 def _c18(v): return both(judge([10 - x for x in v['MAE, reduced over full, %']]),
                          judge([12 - x for x in v['hybrid at 64³: GB reserved']]))
 
-# %% ../nbs/63_claims.ipynb #ff01ddbb
+# %% ../nbs/63_claims.ipynb #722364fa
 def derive(
     row, # of a result file
     more=(), # name → values of other result files that the rule may ask for
 ) -> tuple: # verdict, and why it is open (or '')
     "The verdict by the ledger's rule."
     sentence, rule, seeds = RULES[row['claim']]
-    if len(set(row['seeds'])) < seeds: return 'open', f'{len(set(row["seeds"]))} seeds; the rule asks for {seeds}'
+    n = len(set(row['seeds']))
+    if n < seeds: return 'open', f'{n} seed{"s"*(n > 1)}; the rule asks for {seeds}'
     try: verdict = rule({k: v['values'] for k, v in row['values'].items()} | dict(more))
     except KeyError as e: return 'open', f'not measured yet: {e.args[0]}'
     return verdict, 'the values leave it open'*(verdict == 'open')
@@ -282,7 +283,7 @@ def _local(value): # the first absolute path in a string, list or dict
              if isinstance(value, str) else None)
     return found and found[0]
 
-# %% ../nbs/63_claims.ipynb #5a6be1ff
+# %% ../nbs/63_claims.ipynb #dfbe7f08
 def _near(a, b): # mean, spread and n of two values
     close = lambda x, y: (x is None) == (y is None) and (x is None or math.isclose(x, y, rel_tol=1e-6, abs_tol=1e-9))
     return all(close(a[k], b[k]) for k in ('mean', 'spread', 'n'))
@@ -295,7 +296,7 @@ def signed(
     made = row.get('provenance') if isinstance(row, dict) else None
     if not isinstance(made, dict) or made.get('revision') in (None, '', 'unknown'):
         raise InputError(f'{name}: has no revision, so nobody can make it again. Run its command from a checkout')
-    parts = row.get('patients')
+    parts = row.get('parts', row.get('patients'))
     lists = {k: v for k, v in parts.items() if isinstance(v, list)} if isinstance(parts, dict) else {}
     for a, b in ((a, b) for i, a in enumerate(lists) for b in list(lists)[i + 1:]):
         if both_ := sorted(set(map(str, lists[a])) & set(map(str, lists[b]))):
@@ -352,7 +353,7 @@ def write_claim(
     write_json(Path(folder)/f'{claim}.json', row | dict(provenance=provenance(seed=row['seeds'], command=command)))
     return row
 
-# %% ../nbs/63_claims.ipynb #3226234c
+# %% ../nbs/63_claims.ipynb #70a7e146
 def read_claims(
     folder, # holds C1.json …; other files in it are left alone
 ) -> dict: # 'C1' → row, in the order of their numbers
@@ -371,6 +372,7 @@ def _judged(row, more): # with the ledger's verdict; `said` is what the run itse
     verdict, why = derive(row, more)
     said = dict(verdict=row['verdict'], rule=row['rule'])
     reason = f'Open: {why}. The run itself: {row["reason"]}' if verdict == 'open' else row['reason']
+    if more: reason += ' Beside it: ' + '; '.join(f'{k} {sum(v)/len(v):.1f}' for k, v in more.items()) + '.'
     if row['claim'] in REPORTED:
         reason += f' Reported, without a file and without weight here: {REPORTED[row["claim"]]}.'
     settle = COMMANDS[row['claim']] if verdict == 'open' else None
