@@ -10,7 +10,8 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(root))
-from xray_ct.claims import STATEMENTS, read_claims, signed
+from xray_ct.claims import STATEMENTS, read_claims
+from xray_ct.provenance import signed
 from xray_ct.files import InputError
 
 folder, target = root/'nbs/runs/results', root/'RESULTS.md'
@@ -65,11 +66,13 @@ def evidence():
         for x in r['tables'][kind]:
             low, high = x['psnr_3d_body_range2000_95']
             cells = [format(x[k], f) for k, _, f in keys]
-            rows.append((x['name'] + ' + consistency'*x['consistency'], f'{cells[0]} ({low:.1f} to {high:.1f})', *cells[1:]))
+            name = x['name'] + ' + consistency'*x['consistency']
+            rows.append((name, f'{cells[0]} ({low:.1f} to {high:.1f})', *cells[1:]))
         out += [f'**{kind} X-rays**', table(['', *(t for _, t, _ in keys)], rows)]
     valid = {n: sum(v)/len(v) for n, v in r['full_ways']['valid'].items()}
-    return out + ['Full X-rays on the validation patients, a ridge prediction: ' + '; '.join(
-        f'{n} {v:.2f} dB' for n, v in valid.items()) + f'. Chosen: {r["chosen"]["full_consistency"]}.', f'`{r["command"]}`']
+    ways = '; '.join(f'{n} {v:.2f} dB' for n, v in valid.items())
+    return out + [f'Full X-rays on the validation patients, a ridge prediction: {ways}. '
+                  f'Chosen: {r["chosen"]["full_consistency"]}.', f'`{r["command"]}`']
 
 def hybrid():
     r = read('hybrid_64')

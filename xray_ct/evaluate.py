@@ -246,12 +246,12 @@ def _pictures(run, model, cohort, part, name, example):
                     'errors. The numbers are this patient\'s.'),
             Picture('How it learnt', figures.curves(run/'log.csv'), 'Losses and validation PSNR by epoch.')]
 
-# %% ../nbs/62_evaluate.ipynb #b5e98950
+# %% ../nbs/62_evaluate.ipynb #de85b9a9
 def pool_runs(
     folders, # of runs that differ by their seed, scored on the same part of the same cohort
 )->list: # of rows: name, consistency, seeds, each headline score and its interval as <key>_95
     "The tables of several runs as one."
-    from xray_ct.claims import signed
+    from xray_ct.provenance import signed
     found = [signed(read_json(Path(f)/'metrics.json'), f'{Path(f)/"metrics.json"}') for f in folders]
     for f, m in zip(folders, found):
         for k in ('part', 'of_cases', 'parts', 'xrays'):

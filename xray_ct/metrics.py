@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TISSUES', 'BONE', 'AIR_FILLED', 'PROTOCOLS', 'words', 'psnr', 'ssim_map', 'ssim', 'body_mask', 'tissue_bias', 'dice',
-           'overlaps', 'edges', 'on_one_grid', 'score', 'label', 'unit', 'is_number', 'headline', 'number']
+           'overlaps', 'edge_scores', 'on_one_grid', 'score', 'label', 'unit', 'is_number', 'headline', 'number']
 
 # %% ../nbs/22_metrics.ipynb #bffcc5d7
 import math, re
@@ -118,8 +118,8 @@ def overlaps(
     return dict(dice_body=dice(own, body), dice_bone=dice(pred >= BONE, truth >= BONE),
                 dice_airspace=dice(own & (pred < AIR_FILLED), body & (truth < AIR_FILLED)))
 
-# %% ../nbs/22_metrics.ipynb #4946899c
-def edges(
+# %% ../nbs/22_metrics.ipynb #29ac3cff
+def edge_scores(
     pred, truth, # (D, H, W) HU
     body, # (D, H, W) bool
     steepest=.1, # share of the body's voxels that count as edges
@@ -164,7 +164,7 @@ def on_one_grid(pred, truth): # Volumes, arrays or tensors in HU → two float32
         raise InputError(f'the truth spans only {np.ptp(t):.3g} HU{why}')
     return p, t, bool(moved)
 
-# %% ../nbs/22_metrics.ipynb #ab0abdf1
+# %% ../nbs/22_metrics.ipynb #30698585
 def _ssim64(p, t, R, dims=3, mask=None, slab=32): # float32 tensors (D, H, W) → mean SSIM of the windows centred in a mask
     "In float64, some slices at a time: float32 costs 1e-5, and a whole body in doubles would fill the memory."
     total, n, edge = 0., 0, 3 if dims == 3 else 0
@@ -197,7 +197,7 @@ def _masked(p, t, mask): # `hu` inside a mask
 def _v2(p, t, mask): # protocol, version 2
     c, air = [v.clip(-1000, 1000) for v in (p, t)], mask & (t < AIR_FILLED)
     bias = (c[0] - c[1])[air].mean(dtype=np.float64) if air.any() else None
-    return _hu(p, t) | _masked(p, t, mask) | overlaps(p, t, mask) | edges(*c, mask) | dict(bias_hu_airspace=bias)
+    return _hu(p, t) | _masked(p, t, mask) | overlaps(p, t, mask) | edge_scores(*c, mask) | dict(bias_hu_airspace=bias)
 
 # %% ../nbs/22_metrics.ipynb #706a2921
 def _published(p, t):
