@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['PlaneNetConfig', 'fast_bf16', 'ScaledBlock', 'PlaneNet', 'geometry_of', 'plane_loss', 'RunningMean', 'slab_noise',
-           'span', 'Teacher', 'own_geometry', 'adapt', 'weights_folder', 'shipped_net']
+           'span', 'Teacher', 'own_geometry', 'adapt', 'shipped_net']
 
-# %% ../../nbs/49_plane.ipynb #3c047743
+# %% ../../nbs/49_plane.ipynb #6c54c8f1
 import copy, hashlib, json, math, time
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from ..data.plane import PlaneConfig, Planes, Slabs, centred_slabs, draw_batch
 from ..files import InputError, read_tensors, save_tensors
 from ..metrics import TISSUES
 from .direct import zeroed
-from .saved import ModelConfig, SavedModel
+from .saved import ModelConfig, SavedModel, about_weights, weights_folder
 from ..volume import Volume
 
 # %% ../../nbs/49_plane.ipynb #1be889b5
@@ -216,8 +215,7 @@ def refine(self:PlaneNet,
     batch=4, # planes at a time
     progress=False, # a bar
 ): # (n, H, W) HU; with `spread` two of them
-    """Coronal and sagittal planes of a series, and their mean. The spread has two parts: twice what both directions
-    differ by, for they err together, too; and the noise that the slabs averaged away, which nobody can know."""
+    "Mean of coronal and sagittal planes; its spread is twice their difference and the noise that slabs averaged away."
     from tqdm.auto import tqdm
     device = next(self.parameters()).device
     slabs = Slabs(torch.as_tensor(thin_at).double(), torch.as_tensor(thick_at).double(), float(thickness)).to(device)
@@ -388,14 +386,10 @@ def adapt(
     taught.about = dict(taught.about, name=name, adapted_steps=teacher.steps)
     return taught
 
-# %% ../../nbs/49_plane.ipynb #2a204f13
-def weights_folder()->Path:
-    "Where the package keeps the weights of this network."
-    return Path(str(resources.files('xray_ct')))/'weights'/'plane'
-
+# %% ../../nbs/49_plane.ipynb #3aa6d2d7
 def shipped_net(device='cpu')->PlaneNet|None: # None where the package has none
     "The network that is in the package; its model card is beside the weights."
-    folder = weights_folder()
+    folder = weights_folder('plane')
     if not (folder/'config.json').is_file(): return None
     net = PlaneNet.load(folder, device)
     net.about = dict(net.about, name='plane, shipped')
