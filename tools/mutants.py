@@ -78,7 +78,7 @@ diffusion = [
 
 consistency = [
     ("lam = relative_lambda*mean_diagonal(projector, residual)", "lam = relative_lambda"),
-    ("+ lam*p", "+ 2*lam*p"),
+    ("(lambda p: lam*p), (lambda r: r)", "(lambda p: 2*lam*p), (lambda r: r)"),
     ("kept = after < otherwise", "kept = after < 2*otherwise"),
     ("error(start) if known else before", "before"),
     ("(xrays[:, v] < threshold)", "(xrays[:, v] < 5*threshold)"),
@@ -89,8 +89,8 @@ consistency = [
      "return dict(nrmse=_nrmse(a, xrays, keep), ncc=ncc[:, 0])"),
     ("da, dy = (keep*(x - (keep*x).sum((2, 3), keepdim=True)/n)", "da, dy = (keep*(x - x.mean((2, 3), keepdim=True))"),
     ("a = projector(hu_to_mu(hu, kev))", "a = projector(hu_to_mu(hu))"),
-    ("error = lambda h: _nrmse(projector(hu_to_mu(h, kev)), xrays, keep)",
-     "error = lambda h: _nrmse(projector(hu_to_mu(h, kev)), xrays, torch.ones_like(keep))"),
+    ("_nrmse(projector(hu_to_mu(h, kev)) + beyond(h), xrays, keep)",
+     "_nrmse(projector(hu_to_mu(h, kev)) + beyond(h), xrays, torch.ones_like(keep))"),
     ("weight = (mu/attenuation(kev)[0]).clamp(floor, 1)*free", "weight = (mu/attenuation(kev)[0]).clamp(.1, 1)*free"),
     ("square()/error_hu**2", "square()/100.**2"),
     ("tau = error_hu/1000*attenuation(kev)[0]", "tau = error_hu/1000*attenuation(60.)[0]"),
@@ -135,16 +135,16 @@ memory = [
 
 figures = [
     ("self.savefig(buffer, format=format, dpi=dpi", "self.savefig(buffer, format=format, dpi=80"),
-    ("planes = {'axial': (0, 'RLAP'), 'coronal': (1, 'RLSI')",
-     "planes = {'axial': (0, 'LRAP'), 'coronal': (1, 'RLSI')"),
-    ("None if truth is None else volume-truth", "None if truth is None else truth-volume"),
-    ("show_planes(ax, p-truth, spacing", "show_planes(ax, truth-p, spacing"),
+    ("planes = {'axial': (0, 'RLAP'), 'coronal': (1, 'RLHF')",
+     "planes = {'axial': (0, 'LRAP'), 'coronal': (1, 'RLHF')"),
+    ("Error=volume - truth", "Error=truth - volume"),
+    ("show_error(ax, p-truth, spacing", "show_error(ax, truth-p, spacing"),
     ("mm = [s for i, s in enumerate(spacing) if i != axis]", "mm = [spacing[0], spacing[0]]"),
     ("mm = (index - (shape[axis]-1)/2) * spacing[axis]", "mm = index - (shape[axis]-1)/2"),
-    ("edges = {'ap': 'RL', 'pa': 'RL', 'lat': 'AP', 'rlat': 'PA'}",
-     "edges = {'ap': 'RL', 'pa': 'LR', 'lat': 'AP', 'rlat': 'PA'}"),
-    ("_letter(ax, x-length/2, y + .05*length, f'{length:g} mm'",
-     "_letter(ax, x-length/2, y + .05*length, f'{2*length:g} mm'"),
+    ("side_letters = {'ap': 'RL', 'pa': 'RL', 'lat': 'AP', 'rlat': 'PA'}",
+     "side_letters = {'ap': 'RL', 'pa': 'LR', 'lat': 'AP', 'rlat': 'PA'}"),
+    ("letter(ax, x-length/2, y + .05*length, f'{length:g} mm'",
+     "letter(ax, x-length/2, y + .05*length, f'{2*length:g} mm'"),
     ("/ np.maximum(maps.sum(1, keepdims=True), 1e-12)", "/ maps.shape[1]"),
 ]
 
@@ -169,8 +169,7 @@ evidence = [
     ("back_projection(xrays, projector, kev)", "back_projection(xrays, projector)"),
     ("return {m for m, x in v.items() if x == max(v.values())}",
      "return {m for m, x in v.items() if x == min(v.values())}"),
-    ("(text(row, k), m in self.winners(k), m == self.method)",
-     "(text(row, k), m == self.method, m in self.winners(k))"),
+    ("[(text(row, k), m in won[k]) for k in self.keys]", "[(text(row, k), m == self.method) for k in self.keys]"),
     ("m['mean'] - factor*m['spread'] > margin", "m['mean'] - m['spread'] > margin"),
     ("[float(x) - float(y) for x, y in zip(a, b)]", "[float(y) - float(x) for x, y in zip(a, b)]"),
 ]

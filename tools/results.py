@@ -73,7 +73,7 @@ def progressive():
     heads = list(next(iter(r['memory'].values())))
     GB = lambda n: f'{n/1e9:.1f} GB'
     return [f'## Memory at {r["edge"]}³',
-            'Predicted by running the step on tensors without data ([memory](nbs/24_memory.ipynb)) for the '
+            'Predicted by running the step on tensors without data ([memory](nbs/38_memory.ipynb)) for the '
             '[progressive network](nbs/45_progressive.ipynb): batch 1, bfloat16, Adam. `whole` keeps every activation, '
             '`checkpoints` computes blocks again, `slabs` computes fine stages slab by slab.',
             table(['GB needed', *heads],

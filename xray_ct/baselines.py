@@ -75,7 +75,7 @@ def score_batch(
     projector, # A
     protocol='hu', # of `metrics.score`
     kev=60.,
-)->dict: # mean of every number over the cases, its standard deviation as <key>_spread, and reprojection_nrmse, reprojection_ncc
+)->dict: # means over the cases, their standard deviations as <key>_spread, reprojection_nrmse, reprojection_ncc
     "Score predictions case by case and average."
     cases = [score(p[0], t[0], protocol=protocol) for p, t in zip(hu, truth)]
     fit = reprojection_error(hu, xrays, projector, kev=kev)

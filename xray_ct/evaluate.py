@@ -75,7 +75,8 @@ def evaluate(
     protocol='hu', # see `metrics.score`
     controls=True,
 ) -> list: # of dicts: name, consistency, the means of the scores and their spread over patients
-    "Every baseline and the model without and with consistency, then the controls; the model's row says by how much it beats ridge regression, with a 95 % interval."
+    """Every baseline, the model without and with consistency, then the controls; the model's row says by how much it
+    beats ridge regression, with a 95 % interval."""
     xrays, truth = cohort.stack(part)
     if not len(xrays): raise InputError(f'the cohort has no patient in its {part} part')
     known, ridge = reference(cohort.config, tuple(cohort.parts['train']), type(cohort))
@@ -101,7 +102,7 @@ def reference(
     cases, # tuple of the training cases
     kind=Cohort, # class of the cohort
 ): # X-rays (N, V, h, w), a Ridge fitted to them and their targets
-    "What the baselines know, for table and report. Volumes are read one at a time, and kept in half precision where they would fill 2 GiB."
+    "What the baselines know. Volumes are read one by one, and kept in half precision where they would fill 2 GiB."
     cohort = kind(config, {'train': list(cases)})
     known = torch.stack([x for x, _, _ in cohort.dataset('train')])
     return known, Ridge.fit(known, cohort.targets('train'), patients=cohort.patients('train'),
@@ -133,7 +134,7 @@ def write_results(
     part='test', name='model', # as in `evaluate`
     example=0, # which case of the part is pictured
 ) -> dict: # the table, as `by_name`
-    "`metrics.json` and `report.html` in the run's folder: table, controls, curve, one patient's pictures, settings, provenance."
+    "`metrics.json` and `report.html` in the run's folder: scores, curve, one patient's pictures, settings, provenance."
     from xray_ct.provenance import provenance
     from xray_ct.report import Settings, Text, write_report
     run, info, table = Path(run), read_json(Path(run)/'run.json'), by_name(rows)
