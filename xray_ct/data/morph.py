@@ -250,7 +250,7 @@ def mosaic(rng, shape, t, voxels):
     noise = torch.from_numpy(smooth_noise(rng, 1, shape, voxels)[0])
     return torch.sigmoid(6*(noise + 2.4*(min(max(t, 0.), 1.) - .5)))
 
-# %% ../../nbs/27_morph.ipynb #1ccaafa3
+# %% ../../nbs/27_morph.ipynb #f2f02d4f
 _tissues = np.array([-1000., -950, -850, -700, -500, -100, 0, 60, 150, 400, 1500])  # HU
 _spread = np.array([0., 12, 35, 45, 30, 12, 8, 10, 20, 45, 180])                    # HU, standard deviation
 
@@ -270,7 +270,16 @@ def _blob(rng, shape, center, radii, value, hu, where):
     inside = 1/(1 + np.exp(np.clip(2*min(radii)*(q + .25*smooth_noise(rng, 1, shape, 8.)[0] - 1), -30, 30)))
     return hu + (value - hu)*inside*where
 
-# %% ../../nbs/27_morph.ipynb #de46cae1
+def _effusion(rng, hu, lung):
+    "Fluid at the bottom and the back of one lung."
+    w = np.arange(hu.shape[2])
+    side = lung & ((w < np.median(np.nonzero(lung)[2])) == (rng.random() < .5))
+    low = np.arange(hu.shape[0])[:, None, None] + rng.uniform(.3, 1.)*np.arange(hu.shape[1])[:, None] + 0*w
+    level = np.quantile(low[side], rng.uniform(.8, .97))
+    fluid = 1/(1 + np.exp(np.clip(level - low, -30, 30)))
+    return hu + (rng.uniform(0, 25) - hu)*fluid*side
+
+# %% ../../nbs/27_morph.ipynb #b324171f
 def add_findings(
     hu:np.ndarray, # (D, H, W) HU
     body:np.ndarray, # (D, H, W) bool
@@ -285,11 +294,7 @@ def add_findings(
     for kind in rng.choice(['nodule', 'nodule', 'consolidation', 'effusion'], rng.integers(1, 4)):
         found.append(str(kind))
         if kind == 'effusion':
-            side = (np.arange(hu.shape[2]) < np.median(at[:, 2])) == (rng.random() < .5)
-            low = np.arange(hu.shape[0])[:, None, None] + rng.uniform(.3, 1.)*np.arange(hu.shape[1])[:, None]
-            level = np.quantile((low + 0*hu)[lung & side], rng.uniform(.8, .97))
-            fluid = 1/(1 + np.exp(np.clip(level - low, -30, 30)))
-            hu = hu + (rng.uniform(0, 25) - hu)*fluid*(lung & side)
+            hu = _effusion(rng, hu, lung)
             continue
         r = (rng.uniform(4, 14) if kind == 'nodule' else rng.uniform(18, 45))*rng.uniform(.8, 1.25, 3)/spacing
         value = rng.uniform(0, 70) if kind == 'nodule' else rng.uniform(-500, 20)
