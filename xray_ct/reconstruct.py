@@ -6,7 +6,7 @@
 __all__ = ['OTHER_SIDE', 'overlap', 'onto_detector', 'distances', 'place', 'order_by_view', 'inside_field', 'load_model',
            'Reconstruction', 'reconstruct']
 
-# %% ../nbs/70_reconstruct.ipynb #dfe9cf37
+# %% ../nbs/70_reconstruct.ipynb #3dd2a27d
 import time
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -17,7 +17,8 @@ from torch import Tensor
 from .files import InputError, read_json, staged, write_json
 from .volume import Volume, Window, centered_affine
 from .projector import Geometry, Projector, view_axes
-from .consistency import consistent, reprojection_error
+from .consistency import Outside, consistent, outside_estimate, reprojection_error
+from .outside import load_outside
 from .data.radiograph import Xray, read_xray, row_letters, view_name, view_tags
 from .models.saved import about_weights, load_saved, shipped_folder
 
@@ -297,7 +298,15 @@ def _check_finite(predicted, weights):
         raise InputError(f'{weights if isinstance(weights, (str, Path)) else "the model"}: predicts NaN; '
                          'its weights or xray_scale in its config.json are damaged. Train again')
 
-# %% ../nbs/70_reconstruct.ipynb #c0443184
+# %% ../nbs/70_reconstruct.ipynb #0813c70a
+def _outside(weights, x, assumed):
+    "What the run expects outside its field for these X-rays (V, h, w), as `Outside`; None where it knows nothing."
+    known = load_outside(weights) if isinstance(weights, (str, Path)) else None
+    if known is None: return None
+    assumed.append('what lies outside the field is predicted from the X-rays, by the patients of the training')
+    return Outside(*(t.to(x.device) for t in known(x[None].cpu())))
+
+# %% ../nbs/70_reconstruct.ipynb #f6d17c77
 @torch.no_grad()
 def reconstruct(
     xrays, # paths of radiographs, `Xray`s, or a tensor (V, h, w) of line integrals
@@ -322,14 +331,18 @@ def reconstruct(
     predicted = Window.named('full').inverse(model(x[None]).float().clamp(-1, 1))
     body = body or (_body(geometry) if isinstance(geometry, (str, Path)) else None)
     _check_finite(predicted, weights)
-    mask = covered.to(device) & (inside_field(g, body).to(device) if body is not None else True)
-    off = lambda hu: reprojection_error(hu, x[None], model.projector, mask[None], kev)
+    outside = _outside(weights, x, assumed)
+    inner = inside_field(g, body).to(device) if body is not None and outside is None else True
+    mask = covered.to(device) & inner
+    beyond = lambda hu: outside_estimate(hu, x[None], model.projector, outside, mask=mask[None], kev=kev)
+    off = lambda hu: reprojection_error(hu, x[None], model.projector, mask[None], kev, beyond(hu))
     error = lambda hu: {k: round(v.item(), 6) for k, v in off(hu).items()}
     final, used = predicted, mask.float().mean().item()
     metrics = dict(reprojection_before=error(predicted), assumed=assumed, rays_used=used)
     if isinstance(weights, (str, Path)) and (mark := _mark(weights)): metrics['weights'] = mark
     if consistency and all(p.calibrated for p in pictures):
-        final, info = consistent(predicted, x[None], model.projector, mask=mask[None], kev=kev, **kw)
+        kw = dict(mask=mask[None], kev=kev, outside=outside) | kw
+        final, info = consistent(predicted, x[None], model.projector, **kw)
         metrics['consistency'] = 'kept' if info['kept'].item() else 'refused: it did not lower the reprojection error'
     else: metrics['consistency'] = 'off' if not consistency else 'off: the X-rays are not calibrated as line integrals'
     metrics |= dict(reprojection=error(final), seconds=round(time.perf_counter() - start, 3))

@@ -94,13 +94,14 @@ def plain(value):
     if isinstance(value, (list, tuple)): return ', '.join(map(plain, value)) or 'none'
     return 'none' if value is None else f'{value:.6g}' if isinstance(value, float) else str(value)
 
-# %% ../nbs/61_report.ipynb #9f4651e4
+# %% ../nbs/61_report.ipynb #0a9a2da4
 def aim(
     key, # e.g. 'mae_hu'
 ):
-    "Which way is better: 'less', 'nearer 0' or 'more'."
+    "Which way is better: 'less', 'nearer 0', 'nearer 1' or 'more'."
     parts = set(str(key).lower().split('_'))
     return ('nearer 0' if 'bias' in parts else
+            'nearer 1' if {'sharpness', 'match'} & parts else
             'less' if {'mae', 'rmse', 'nrmse', 'mse', 'error', 'loss', 'seconds', 'bytes'} & parts else
             'more')
 
@@ -109,7 +110,8 @@ def best(
     values, # {method: value}
 ):
     "The methods that share the best finite value."
-    rank = {'less': lambda x: -x, 'nearer 0': lambda x: -abs(x), 'more': lambda x: x}[aim(key)]
+    rank = {'less': lambda x: -x, 'nearer 0': lambda x: -abs(x), 'nearer 1': lambda x: -abs(x - 1),
+            'more': lambda x: x}[aim(key)]
     v = {m: rank(x) for m, x in values.items() if is_number(x) and math.isfinite(x)}
     return {m for m, x in v.items() if x == max(v.values())} if len(v) > 1 else set()
 

@@ -6,7 +6,7 @@
 __all__ = ['PlaneNetConfig', 'fast_bf16', 'ScaledBlock', 'PlaneNet', 'geometry_of', 'plane_loss', 'RunningMean', 'slab_noise',
            'span', 'Teacher', 'own_geometry', 'adapt', 'shipped_net']
 
-# %% ../../nbs/49_plane.ipynb #0c86a93a
+# %% ../../nbs/49_plane.ipynb #6c54c8f1
 import copy, hashlib, json, math, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -381,7 +381,7 @@ def adapt(
     taught.about = dict(taught.about, name=name, adapted_steps=teacher.steps)
     return taught
 
-# %% ../../nbs/49_plane.ipynb #876ed44b
+# %% ../../nbs/49_plane.ipynb #3aa6d2d7
 def shipped_net(device='cpu')->PlaneNet|None: # None where the package has none
     "The network that is in the package; its model card is beside the weights."
     folder = weights_folder('plane')
