@@ -42,7 +42,7 @@ physics = [
 
 drr = [
     ("for a in (-z, y, x)]", "for a in (z, y, x)]"),
-    ("np.percentile(a, [.5, 99.5])", "np.percentile(a, [5, 95])"),
+    ("for v in np.percentile(a, [.5, 99.5])]", "for v in np.percentile(a, [5, 95])]"),
     ("vol.crop(2*half, center)", "vol.crop(half*2, None)"),
     ("add_noise(lines[None], photons=noise, generator=torch.Generator().manual_seed(seed))",
      "add_noise(lines[None], photons=noise, generator=torch.Generator().manual_seed(0))"),

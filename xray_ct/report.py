@@ -14,7 +14,8 @@ import jinja2, numpy as np
 from PIL import Image
 from .provenance import provenance, versions
 from .files import InputError, staged
-from .figures import Page, is_number, label, number, unit
+from .metrics import is_number, label, number, unit
+from .pictures import Page
 
 # %% ../nbs/61_report.ipynb #bfc48756
 def encode(
