@@ -17,7 +17,7 @@ from torch import Tensor
 from .files import InputError, read_json, staged, write_json
 from .volume import Volume, Window, centered_affine
 from .projector import Geometry, Projector, view_axes
-from .check import Check, check_sections, judge, known_bank
+from .check import Check, check_sections, judge_pictures, known_bank
 from .consistency import Outside, consistent, outside_estimate, reprojection_error
 from .outside import load_outside
 from .data.radiograph import Xray, read_xray, row_letters, view_name, view_tags
@@ -333,7 +333,7 @@ def reconstruct(
     pictures = order_by_view(read_pictures(xrays, geometry), model.geometry.views, own.mode)
     g, pixels, assumed = place(pictures, own, geometry)
     model.set_geometry(g)
-    check = judge(pictures, pixels, g, known_bank(model), assumed)
+    check = judge_pictures(pictures, pixels, g, known_bank(model), assumed)
     if refuse and check.level > 1: raise InputError(f'{check.reasons[0]}. {FORCE}')
     x, covered = _on_model_detector(pictures, pixels, g, model, assumed)
     device, kev = next(model.parameters()).device, kev or model.config.kev
