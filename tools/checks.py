@@ -17,11 +17,7 @@ max_lines = 40      # of an exported cell
 max_module = 450    # lines of a module
 
 # Files that do not keep the rules of form yet: notebooks by their name without `.ipynb`, others by their path.
-not_yet = [
-    '05_projector', '06_physics', '18_plane', '20_diffusion', '21_consistency', '22_metrics', '24_storages',
-    '31_recompute', '33_monitor', '34_depth', '36_cnn', '38_memory', '49_plane', '51_ranks', '55_training',
-    '60_baselines', '62_evaluate',
-]
+not_yet = ['18_plane', '49_plane']
 
 # Names that two modules may export, each with the reason.
 commands = 'the command line has a function a command, named after the function that does the work'

@@ -6,7 +6,7 @@
 __all__ = ['BASELINES', 'HEADLINE', 'back_projection', 'sart', 'total_variation', 'nearest_case', 'nearest_cases', 'Pca', 'Known',
            'baseline', 'choose_settings', 'baselines', 'bootstrap', 'score_batch', 'baselines_table']
 
-# %% ../nbs/60_baselines.ipynb #a6194036
+# %% ../nbs/60_baselines.ipynb #0a61182b
 from dataclasses import dataclass
 from functools import cached_property
 import torch
@@ -34,7 +34,7 @@ def back_projection(
     ab = projector(b)
     return mu_to_hu(b*dot(ab, xrays)/dot(ab, ab).clamp(min=1e-12), kev)
 
-# %% ../nbs/60_baselines.ipynb #7f502634
+# %% ../nbs/60_baselines.ipynb #404084eb
 @torch.no_grad()
 def sart(
     xrays, # (B, V, h, w) line integrals
@@ -53,7 +53,7 @@ def sart(
             mu = (mu + relax*v.adjoint((xrays[:, i] - v.forward(mu))/length)/seen).clamp(min=0)
     return mu_to_hu(mu[:, None], kev)
 
-# %% ../nbs/60_baselines.ipynb #7350c871
+# %% ../nbs/60_baselines.ipynb #655c030c
 def _slope(v): # (B, 1, D, H, W) → (B, 3, D, H, W) forward differences, 0 at the end
     out = torch.zeros(len(v), 3, *v.shape[2:], dtype=v.dtype, device=v.device)
     for k in range(3): out[:, k].narrow(k + 1, 0, v.shape[k + 2] - 1).copy_(v[:, 0].diff(dim=k + 1))
@@ -91,7 +91,7 @@ def total_variation(
         mu, ahead = new, 2*new - mu
     return mu_to_hu(mu, kev)
 
-# %% ../nbs/60_baselines.ipynb #f48bfb0d
+# %% ../nbs/60_baselines.ipynb #300117ae
 def nearest_case(
     known, # (N, V, h, w) line integrals of the training cases
     xrays, # (B, V, h, w)
@@ -105,7 +105,7 @@ def nearest_cases(known, xrays, k, pixels=64): # as above, the k nearest → (B,
     distance = torch.cdist(ridge_features(xrays, pixels), ridge_features(known, pixels))
     return distance.topk(min(k, len(known)), largest=False).indices
 
-# %% ../nbs/60_baselines.ipynb #3429407a
+# %% ../nbs/60_baselines.ipynb #7059f2c1
 class Pca:
     "The cohort's mean and covariance in μ, seen through a projector."
     @torch.no_grad()
@@ -138,7 +138,7 @@ class Pca:
         for i in range(n): out = out + (u[i]/n**.5).float()[:, None, None, None, None]*self.mu(i)
         return mu_to_hu(out, self.kev)
 
-# %% ../nbs/60_baselines.ipynb #8020920f
+# %% ../nbs/60_baselines.ipynb #c4fdc9d6
 @dataclass
 class Known:
     "What a baseline may use: the training cases, the geometry, and what others predict to lie outside the field."
@@ -166,7 +166,7 @@ def baseline(name, *settings): # a decorator: put a function into the registry
     def put(f): BASELINES[name] = f, settings or ({},); return f
     return put
 
-# %% ../nbs/60_baselines.ipynb #a8026df3
+# %% ../nbs/60_baselines.ipynb #8cf96c9d
 _each = lambda k, x: k.mean.expand(len(x), -1, -1, -1, -1)
 baseline('constant')(lambda k, x: _each(k, x).mean((1, 2, 3, 4), keepdim=True).expand_as(_each(k, x)))
 baseline('mean volume')(_each)
@@ -184,7 +184,7 @@ baseline('PCA', *({'sigma': s} for s in (3., .1, .3, 1., 10., 30.)))(lambda k, x
 @torch.no_grad()
 def _ridge(known, xrays): return known.window.inverse(known.ridge(xrays).clamp(-1, 1))
 
-# %% ../nbs/60_baselines.ipynb #fa35b9e4
+# %% ../nbs/60_baselines.ipynb #ce8b1b9a
 @torch.no_grad()
 def choose_settings(
     known:Known,
@@ -217,7 +217,7 @@ def baselines(
     return {name: f(known, xrays, **(settings or {}).get(name, choices[0]))
             for name, (f, choices) in BASELINES.items() if only is None or name in only}
 
-# %% ../nbs/60_baselines.ipynb #a14a0be7
+# %% ../nbs/60_baselines.ipynb #8f254223
 def bootstrap(
     scores, # (N,) of the cases, or (S, N): those of each of S training runs, in one order
     patients, # whose the cases are
@@ -238,7 +238,7 @@ def bootstrap(
     ends = (total/(of_patient @ own.sum(1))).quantile(torch.tensor([.025, .975], dtype=torch.double))
     return (scores.mean().item(), *ends.tolist())
 
-# %% ../nbs/60_baselines.ipynb #46c25f39
+# %% ../nbs/60_baselines.ipynb #3fe99c3c
 HEADLINE = ('psnr_3d_body_range2000', 'psnr_3d_range2000', 'mae_hu_body', 'mae_hu', 'dice_bone', 'dice_airspace',
             'dice_body', 'edge_match', 'reprojection_nrmse')
 
@@ -252,7 +252,7 @@ def score_batch(
     outside=0., # (B, V, h, w) line integrals of what lies outside the field, see `outside_estimate`
     patients=None, # whose the cases are; then each headline score has its interval, and each case's value is kept
     bodies=None, # (B,) masks of the truths, for protocol 'v2' and 'masked'; None: made here
-)->dict: # mean of every number over the cases, its standard deviation as <key>_spread, and reprojection_nrmse, reprojection_ncc
+)->dict: # means over the cases, their standard deviations as <key>_spread, reprojection_nrmse, reprojection_ncc
     "Score predictions case by case and average."
     cases = [score(p[0], t[0], protocol=protocol, mask=None if bodies is None else bodies[i])
              for i, (p, t) in enumerate(zip(hu, truth))]
@@ -268,7 +268,7 @@ def score_batch(
     whole = {k: values[k] for k in HEADLINE if k in values and None not in values[k]}
     return found | {f'{k}_95': list(bootstrap(v, patients)[1:]) for k, v in whole.items()} | dict(of_case=whole)
 
-# %% ../nbs/60_baselines.ipynb #5b63eef6
+# %% ../nbs/60_baselines.ipynb #5311a1ab
 def baselines_table(
     train, # (xrays, volumes): training cases, volumes in model space; or `Known`
     test, # (xrays (B, V, h, w), volumes (B, 1, D, H, W)): cases to predict

@@ -116,9 +116,9 @@ def reprojection_error(
 @torch.no_grad()
 def fuse(
     hu, # (B, 1, D, H, W) prediction, HU
-    known, # pairs: (B or 1, 1, D, H, W) HU, NaN where nothing is known, and the standard deviation of its error, HU (number or volume; 0: exact)
+    known, # pairs: HU (B or 1, 1, D, H, W), NaN where unknown; standard deviation of its error, HU (0: exact)
     error_hu=100., # standard deviation of the prediction's error, HU
-    weight=1., # W: variance of each voxel's error relative to error_hu²; 0: certain, and moved by nothing but what is exact
+    weight=1., # W: variance of each voxel's error relative to error_hu²; 0: only what is exact moves it
 )->tuple: # (B, 1, D, H, W) HU, and the weight that is left
     "The best linear estimate from the prediction and what is known of each voxel, and how much each may still change."
     weight = torch.as_tensor(weight, dtype=hu.dtype, device=hu.device).expand(hu.shape)
@@ -215,7 +215,7 @@ def consistent(
     error_hu=100., # standard deviation of the prediction's error, HU; counts only against `known` and `outside`
     outside=None, # `Outside`, line integrals of what lies outside the field; None: the field holds everything
 )->tuple: # (B, 1, D, H, W) HU, dict of nrmse_before, nrmse_after (B,) and kept (B,) bool
-    "The prediction, changed as little as explains the X-rays and what else is known; the X-rays' part undone where that failed."
+    "The prediction, changed as little as explains X-rays and knowledge; the X-rays' part is undone where that failed."
     keep = torch.ones_like(xrays) if mask is None else mask.to(xrays.dtype)
     beyond = lambda h: outside_estimate(h, xrays, projector, outside, relative_lambda, mask, kev, error_hu)
     error = lambda h: _nrmse(projector(hu_to_mu(h, kev)) + beyond(h), xrays, keep)
@@ -259,7 +259,7 @@ def data_consistency(
     shadow=0.02, # line integral below which a ray crossed nothing; 0: do not look for shadows
     known=(), # what is known besides, for `fuse`
     error_hu=100., # standard deviation of the error of a sample drawn without `known`, HU; counts only against `known`
-    schedule=None, # the sampler's `NoiseSchedule`: the estimate's error falls with σ_t, and its trust in measurements with it; `known` that is not exact needs it
+    schedule=None, # the sampler's `NoiseSchedule`: an estimate's error falls with σ_t; inexact `known` needs it
 ): # (x̂0 (B, 1, D, H, W), t) → x̂0
     "A function that makes an estimate explain the X-rays, for every step of a sampler."
     if schedule is None and any(torch.as_tensor(e).gt(0).any() for _, e in known):
@@ -286,7 +286,7 @@ def data_guidance(
     mask=None, # (B or 1, V, h, w) bool, True: use the ray
     kev=60., # effective energy of the line integrals, keV
 ): # x̂0 (B, 1, D, H, W) → (B,), differentiable
-    "A function that says how badly an estimate explains the X-rays: the squared residual, scaled so that its root has a slope of at most √N."
+    "How badly an estimate explains the X-rays: the squared residual, scaled so that its root's slope is at most √N."
     keep = torch.ones_like(xrays[:1]) if mask is None else mask.to(xrays.dtype)
     columns = projector.adjoint(torch.ones_like(xrays[:1]))
     unit = columns.max()*projector(torch.ones_like(columns)).max()*(attenuation(kev)[0]*scale)**2/columns.numel()

@@ -63,7 +63,7 @@ def paired_difference(
     "How much better `a` is, and between what limits other patients of the same kind would put it; see `bootstrap`."
     return bootstrap(a - b, patients, draws, seed)
 
-# %% ../nbs/62_evaluate.ipynb #a23ff497
+# %% ../nbs/62_evaluate.ipynb #738334f2
 @torch.no_grad()
 def evaluate(
     model,
@@ -73,7 +73,8 @@ def evaluate(
     protocol='v2', # see `metrics.score`
     controls=True,
 ) -> list: # of dicts: name, consistency, the means of the scores, their spread and their interval over patients
-    "Every baseline and the model without and with consistency, then the controls; the model's row says by how much it beats ridge regression, with a 95 % interval."
+    """Every baseline, the model without and with consistency, then the controls; the model's row says by how much it
+    beats ridge regression, with a 95 % interval."""
     xrays, truth = cohort.stack(part)
     if not len(xrays): raise InputError(f'the cohort has no patient in its {part} part')
     patients, hu = cohort.patients(part), Window.named('full').inverse(truth)
@@ -94,7 +95,7 @@ def evaluate(
                  for c, x in control_xrays(xrays, patients).items()]
     return rows
 
-# %% ../nbs/62_evaluate.ipynb #c1229d22
+# %% ../nbs/62_evaluate.ipynb #caba7806
 @lru_cache(1)
 @torch.no_grad()
 def reference(
@@ -102,7 +103,7 @@ def reference(
     cases, # tuple of the training cases
     kind=Cohort, # class of the cohort
 ): # X-rays (N, V, h, w), a Ridge fitted to them and their targets
-    "What the baselines know, for table and report. Volumes are read one at a time, and kept in half precision where they would fill 2 GiB."
+    "What the baselines know. Volumes are read one by one, and kept in half precision where they would fill 2 GiB."
     cohort = kind(config, {'train': list(cases)})
     known = torch.stack([x for x, _, _ in cohort.dataset('train')])
     return known, Ridge.fit(known, cohort.targets('train'), patients=cohort.patients('train'),
@@ -156,7 +157,7 @@ def as_markdown(rows, keys=PRINTED):
     return '\n'.join(lines + [f'| {n} | ' + ' | '.join(f'{v.get(k, float("nan")):.4g}' for k in keys) + ' |'
                               for n, v in by_name(rows, keys).items()])
 
-# %% ../nbs/62_evaluate.ipynb #eb3b28b9
+# %% ../nbs/62_evaluate.ipynb #af269735
 HEADINGS = dict(
     test='On patients it never saw',
     valid='On the patients that chose the epoch: too good',
@@ -169,7 +170,7 @@ def write_results(
     part='test', name='model', # as in `evaluate`
     example=0, # which case of the part is pictured
 ) -> dict: # the table, as `by_name`
-    "`metrics.json` and `report.html` in the run's folder: table, controls, curve, one patient's pictures, settings, provenance."
+    "`metrics.json` and `report.html` in the run's folder: scores, curve, one patient's pictures, settings, provenance."
     from xray_ct.provenance import provenance
     from xray_ct.report import Settings, Text, write_report
     run, info, table = Path(run), read_json(Path(run)/'run.json'), by_name(rows)
@@ -200,11 +201,12 @@ def _keep_outside(run, model, cohort):
     if with_ > max(without, 0): save_outside(outside, run)
     return dict(consistency_gain_valid=dict(with_outside=with_, without=without, kept=with_ > max(without, 0)))
 
-# %% ../nbs/62_evaluate.ipynb #58fba715
+# %% ../nbs/62_evaluate.ipynb #ba70320e
 def _scores(cohort, rows, part, name):
     "The table and the controls as sections of a report."
     from xray_ct.report import Scores
-    table, kind, patients = by_name(rows), cohort.config.xrays, cohort.patients(part)
+    table, kind, patients = by_name(rows, PRINTED), cohort.config.xrays, cohort.patients(part)
+    more = by_name(rows, [k for k in SHOWN if k not in PRINTED])
     note = (f'{len(patients)} CTs of {len(set(patients))} patients of the {part} part; means over CTs. '
             f'X-rays: {kind}, {cohort.ratio():.2f} source voxels a target voxel.')
     own = next((r for r in rows if 'psnr_gain_over_ridge' in r), None)
@@ -224,8 +226,10 @@ def _scores(cohort, rows, part, name):
         note += ' The pictures were rendered by another program: consistency assumes a geometry that may not be theirs.'
     ours = name if kind == 'paired' else f'{name} + consistency'
     controls = {n: v for n, v in table.items() if n == name or n.startswith(f'{name}, ')}
-    return [Scores(HEADINGS.get(part, part), {n: v for n, v in table.items() if not n.startswith(f'{name}, ')},
-                   ours=ours, note=note),
+    methods = lambda t: {n: v for n, v in t.items() if v and not n.startswith(f'{name}, ')}
+    hidden = [Scores('What a mean over voxels hides', methods(more), ours=ours,
+                     note='Overlap (Dice), edges against the truth\'s, and the bias of each tissue.')]
+    return [Scores(HEADINGS.get(part, part), methods(table), ours=ours, note=note), *hidden*bool(methods(more)),
             Scores('Controls: does it look at the pictures?', controls, ours=name,
                    note='Swapped, shuffled or mirrored pictures must cost a model dearly; '
                         'one that scores the same has learnt the mean.')]

@@ -14,10 +14,12 @@ from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator, NullF
 from .blocks.depth import depth_regions
 from .files import InputError
 from .metrics import headline, label, number, unit
-from .pictures import (Page, as_array, as_grid, error_bar, error_map, faint, hues, ink, missing, panel_title,
-                              picture, planes, plot_style, robust_limits, show_planes, show_xray)
+from .pictures import (Page, as_array, as_grid, bar_length, error_bar, faint, has_lungs, hues, ink, missing,
+                              panel_title, picture, planes, plot_style, robust_limits, show_error, show_planes,
+                              show_xray, window_range)
 from .metrics import is_number, words  # until 0.3: they were here
-from .pictures import axis_letters, cut, edges, save_figure, scale_bar, strip, where  # until 0.3
+from .pictures import axis_letters, cut, error_map, save_figure, scale_bar, strip, where  # until 0.3
+from .pictures import side_letters as edges  # until 0.3
 from .volume import Window
 
 # %% ../nbs/50_figures.ipynb #b0d6f1a5
@@ -54,23 +56,19 @@ def _depth_entry(depth, name):
 
 # %% ../nbs/50_figures.ipynb #944eb6f7
 def show_distribution(ax,
-    depth, # the dictionary above, or None
+    depth, # the dictionary above, with `weights`
     views=('ap', 'lat'),
 ):
     "Weight along the centre pixel's ray, one line a view; 1 would be an even spread."
     weights = _depth_entry(depth, 'weights')
     edges = (0, *fixed_boundaries, 1)
     for i in (0, 2): ax.axvspan(100*edges[i], 100*edges[i+1], color='#eeeeee', lw=0)
-    if weights is None:
-        ax.text(50, .5, 'weights not recorded;\nregions of the fixed prior',
-                ha='center', va='center', fontsize=8, color=faint)
-    else:
-        V, n, h, w = weights.shape
-        centre = weights[:, :, h//2, w//2] / np.maximum(weights[:, :, h//2, w//2].mean(1, keepdims=True), 1e-12)
-        for v, (y, view) in enumerate(zip(centre, [*views, *range(V)])):
-            ax.plot((np.arange(n)+.5)/n*100, y, color=hues[v % 6], lw=1.5, ls=('-', '--', ':')[v % 3], label=str(view))
-        ax.legend(fontsize=7, frameon=False, loc='upper right', handlelength=1.5)
-        ax.set_ylim(0, 1.25*max(float(np.nanmax(centre)), 1.))
+    V, n, h, w = weights.shape
+    centre = weights[:, :, h//2, w//2] / np.maximum(weights[:, :, h//2, w//2].mean(1, keepdims=True), 1e-12)
+    for v, (y, view) in enumerate(zip(centre, [*views, *range(V)])):
+        ax.plot((np.arange(n)+.5)/n*100, y, color=hues[v % 6], lw=1.5, ls=('-', '--', ':')[v % 3], label=str(view))
+    ax.legend(fontsize=7, frameon=False, loc='upper right', handlelength=1.5)
+    ax.set_ylim(0, 1.25*max(float(np.nanmax(centre)), 1.))
     ax.set_xlim(0, 100)
     ax.set_ylim(bottom=0)
     plot_style(ax, 'depth from front or right, %', 'weight / even spread')
@@ -78,31 +76,26 @@ def show_distribution(ax,
 
 # %% ../nbs/50_figures.ipynb #ef068ab4
 def show_boundaries(ax,
-    depth, # the dictionary above, or None
+    depth, # the dictionary above, with `boundaries`
     views=('ap', 'lat'),
 ):
     "Where regions meet along the middle row of each picture, with bands of two standard deviations."
     means, stds = _depth_entry(depth, 'boundaries'), _depth_entry(depth, 'boundaries_std')
-    fixed = means is None
-    if fixed: means = np.array(fixed_boundaries, np.float32).reshape(1, 2, 1, 1)
     V, K, h, w = means.shape
     for v in range(V):
         for k in range(K):
             y = 100*np.broadcast_to(means[v, k, h//2], max(w, 2))
             x = np.linspace(0, 100, len(y))
-            ax.plot(x, y, color=faint if fixed else hues[v % 6], lw=1.2, ls=('-', '--', ':')[v % 3])
-            if not (fixed or k):
+            ax.plot(x, y, color=hues[v % 6], lw=1.2, ls=('-', '--', ':')[v % 3])
+            if not k:
                 ax.text(101, y[-1], str([*views, *range(V)][v]), color=hues[v % 6], fontsize=7, va='center')
             if stds is None: continue
             s = 200*np.broadcast_to(stds[v, k, stds.shape[2]//2], len(y))
             ax.fill_between(x, y-s, y+s, color=hues[v % 6], alpha=.2, lw=0)
-    if fixed:
-        for name, (a, b) in depth_regions.items():
-            ax.text(50, 50*(a+b), name, ha='center', va='center', fontsize=8, color=faint)
     ax.set_xlim(0, 100)
     ax.set_ylim(100, 0)
     plot_style(ax, 'across the picture, %', 'depth, %')
-    panel_title(ax, 'Boundaries (fixed prior)' if fixed else 'Boundaries' + ('' if stds is None else ' ± 2 sd'))
+    panel_title(ax, 'Boundaries' + ('' if stds is None else ' ± 2 sd'))
 
 # %% ../nbs/50_figures.ipynb #99463bd9
 def region_maps(
@@ -116,12 +109,11 @@ def region_maps(
     return maps / np.maximum(maps.sum(1, keepdims=True), 1e-12)
 
 def show_weight_maps(ax,
-    depth, # the dictionary above, or None
+    depth, # the dictionary above, with `maps` or `weights`
     views=('ap', 'lat'),
 ):
     "Share of each depth region at each pixel: a row a view, a column a region."
     maps, weights = _depth_entry(depth, 'maps'), _depth_entry(depth, 'weights')
-    if maps is None and weights is None: return missing(ax, 'Weight maps\nnot recorded')
     maps = (region_maps(weights) if maps is None else maps)[:2]
     V, K, h, w = maps.shape
     if h*w == 1: maps, h, w = np.broadcast_to(maps, (V, K, 9, 9)), 9, 9
@@ -144,19 +136,46 @@ def header(fig,
     baselines=None, # {name: {key: value}}
 ):
     "Title and metrics as text, each with its baselines in brackets."
-    if title: fig.text(.02, .975, title, fontsize=13, color=ink, va='top', fontweight='bold')
+    scale = 1/fig.get_figheight()
+    if title: fig.text(.02, 1 - .24*scale, title, fontsize=13, color=ink, va='top', fontweight='bold')
     parts = []
     for key, value in headline(metrics or {}).items():
         beside = ', '.join(f'{name} {number(b[key], key)}' for name, b in (baselines or {}).items() if key in b)
         parts.append(f'{label(key)} {number(value, key)}' + (f' ({beside})' if beside else ''))
     lines, line = [], ''
     for p in parts:  # wrapped by hand: matplotlib's own wrapping is slow and counts from the middle
-        if line and len(line) + len(p) > 170: lines, line = [*lines, line], ''
+        if line and len(line) + len(p) > 10.6*fig.get_figwidth(): lines, line = [*lines, line], ''
         line += ('   ·   ' if line else '') + p
     lines += [line]
-    for y, some in ((.943, lines[:2]), (.055, lines[2:])):
+    for y, some in ((1 - .55*scale, lines[:2]), (.53*scale, lines[2:])):
         fig.text(.02, y, '\n'.join(some), fontsize=9, color=ink, va='top', linespacing=1.4)
 
+# %% ../nbs/50_figures.ipynb #299a470f
+def _columns(volume, truth):
+    "Prediction, truth and error, as far as they are there."
+    return dict(Prediction=volume) if truth is None else dict(Prediction=volume, Truth=truth, Error=volume - truth)
+
+def _planes_of(fig, grid, rows, columns, spacing, error_range, depths):
+    "A row for each plane (and one for the lungs), a column for each volume."
+    for i, (name, plane, window) in enumerate(rows):
+        for j, (what, a) in enumerate(columns.items()):
+            if what == 'Error' and name != plane: continue    # the lungs' errors are those of their plane
+            ax, n = fig.add_subplot(grid[i, j]), a.shape[planes[plane][0]]
+            indices = [min(int(f*n), n - 1) for f in depths]
+            if what == 'Error': drawn, box = show_error(ax, a, spacing, plane, indices, error_range), ax.get_position()
+            else:
+                show_planes(ax, a, spacing, plane, indices, window.low, window.high, positions=j == 0,
+                            bar=bar_length(a.shape[2]*spacing[2]) if i == j == 0 else None)
+            values = 'HU' if what == 'Error' else window_range(window.low, window.high)
+            if i == 0: panel_title(ax, f'{what}, {values}')
+            if j == 0:
+                ax.text(-.012, .5, name, transform=ax.transAxes, rotation=90,
+                        ha='right', va='center', fontsize=9, color=ink, multialignment='center')
+    if 'Error' in columns:
+        scale = 1/fig.get_figheight()
+        error_bar(fig, drawn, (box.x0 + .2*box.width, box.y0 - .35*scale, .6*box.width, .125*scale), error_range)
+
+# %% ../nbs/50_figures.ipynb #e40c987a
 def _attempt(ax, name, draw, *args):
     "Draw, or say what went wrong: a picture never stops a training run."
     try: return draw(ax, *args)
@@ -164,42 +183,16 @@ def _attempt(ax, name, draw, *args):
         ax.clear()
         missing(ax, f'{name}: {str(e)[:120] or type(e).__name__}')
 
-# %% ../nbs/50_figures.ipynb #299a470f
-def _planes_of(fig, grid, volume, truth, spacing, window, error_range, depths):
-    "The nine panels: rows are planes, columns prediction, truth, error."
-    low, high = window.low, window.high
-    columns = [('Prediction', volume, low, high, 'gray'), ('Truth', truth, low, high, 'gray'),
-               ('Error', None if truth is None else volume-truth, -error_range, error_range, error_map)]
-    bar = max((b for b in (1, 2, 5, 10, 20, 50, 100) if b < .5*volume.shape[2]*spacing[2]), default=None)
-    for i, plane in enumerate(planes):
-        indices = [min(int(f*volume.shape[i]), volume.shape[i]-1) for f in depths]
-        for j, (name, a, lo, hi, cmap) in enumerate(columns):
-            ax = fig.add_subplot(grid[i, j])
-            if a is None: missing(ax, f'{name}: no truth given')
-            else:
-                drawn = show_planes(ax, a, spacing, plane, indices, lo, hi, cmap, letters=j < 2,
-                                    positions=j == 0, bar=bar if i == j == 0 else None)
-            if i == 0: panel_title(ax, f'{name}, HU' + (f' {lo:.0f} to {hi:.0f}'.replace('-', '−') if j < 2 else ''))
-            if j == 0:
-                ax.text(-.012, .5, plane, transform=ax.transAxes, rotation=90,
-                        ha='right', va='center', fontsize=9, color=ink)
-    if truth is None: return
-    error_bar(fig, drawn, (.725, .048, .2, .013), error_range)
-
-# %% ../nbs/50_figures.ipynb #e40c987a
-def _top_row(fig, xrays, features, depth, views):
-    "The six panels above: X-rays, features, depth."
-    top = fig.add_gridspec(1, 6, left=.03, right=.985, top=.875, bottom=.675, wspace=.28,
-                           width_ratios=(1, 1, 1, 1.1, 1.1, 1.25))
-    axes = [fig.add_subplot(top[i]) for i in range(6)]
-    for i in range(2):
-        if xrays is None or i >= len(xrays): missing(axes[i], 'X-ray\nnot given')
-        else: _attempt(axes[i], 'X-ray', show_xray, xrays[i], views[i] if i < len(views) else '')
-    if features is None: missing(axes[2], 'Encoder features\nnot recorded')
-    else: _attempt(axes[2], 'Encoder features', show_features, features)
-    for ax, name, draw in zip(axes[3:], ('Depth distribution', 'Boundaries', 'Weight maps'),
-                              (show_distribution, show_boundaries, show_weight_maps)):
-        _attempt(ax, name, draw, depth, views)
+def _top_panels(xrays, features, depth, views):
+    "(name, how to draw it, its arguments, relative width) of what there is: X-rays, features, depth."
+    out, given = [], lambda *keys: any((depth or {}).get(k) is not None for k in keys)
+    for i, x in enumerate(() if xrays is None else xrays[:2]):
+        out.append(('X-ray', show_xray, (x, views[i] if i < len(views) else ''), 1.))
+    if features is not None: out.append(('Encoder features', show_features, (features,), 1.))
+    if given('weights'): out.append(('Depth distribution', show_distribution, (depth, views), 1.1))
+    if given('boundaries'): out.append(('Boundaries', show_boundaries, (depth, views), 1.1))
+    if given('maps', 'weights'): out.append(('Weight maps', show_weight_maps, (depth, views), 1.25))
+    return out
 
 # %% ../nbs/50_figures.ipynb #5e6ade93
 def overview(
@@ -218,20 +211,39 @@ def overview(
     depths=(.25, .5, .75), # where to cut, as fractions of the field
     title='',
 ) -> Page:
-    "The 15-panel page: what went in, what the network made of it, what came out and how wrong it is."
+    "One page: what went in, what the network made of it, what came out and how wrong it is; only what there is."
     volume, spacing = as_grid(pred, spacing)
     truth = None if truth is None else as_array(truth)
     if truth is not None and truth.shape != volume.shape:
         raise InputError(f'prediction {volume.shape} and truth {truth.shape} lie on different grids; '
                          'resample one onto the other first')
-    fig = Page(16, 9.6)
-    header(fig, title, metrics, baselines)
-    _top_row(fig, xrays, features, depth, views)
-    extent = [n*s for n, s in zip(volume.shape, spacing)]
-    grid = fig.add_gridspec(3, 3, left=.03, right=.985, top=.6, bottom=.085, wspace=.03, hspace=.05,
-                            height_ratios=(extent[1], extent[0], extent[0]))
-    _planes_of(fig, grid, volume, truth, spacing,
-               window if isinstance(window, Window) else Window.named(window), error_range, depths)
+    window = window if isinstance(window, Window) else Window.named(window)
+    rows = [(plane, plane, window) for plane in planes]
+    lung = Window.named('lung')
+    if has_lungs(volume if truth is None else truth):
+        rows.append((f'coronal, lung\n{window_range(lung.low, lung.high)}', 'coronal', lung))
+    return _page(_top_panels(xrays, features, depth, views), rows, _columns(volume, truth), spacing,
+                 error_range, depths, (title, metrics, baselines))
+
+# %% ../nbs/50_figures.ipynb #009bd96b
+def _page(top, rows, columns, spacing, error_range, depths, head):
+    "Header, row of panels, planes; laid out in inches."
+    shape = next(iter(columns.values())).shape
+    extent = [n*s for n, s in zip(shape, spacing)]
+    wide = 5.1                                            # of a column
+    tall = [wide/len(depths)*extent[planes[p][0] == 0]/extent[1 if planes[p][0] == 2 else 2] for _, p, _ in rows]
+    width = max(.6 + wide*len(columns), 2.66*len(top))
+    above = 1.05 + 2.55*bool(top)
+    height = above + sum(tall) + .1*len(rows) + (foot := .8 if 'Error' in columns and len(rows) == 3 else .3)
+    fig = Page(width, height)
+    header(fig, *head)
+    if top:
+        grid = fig.add_gridspec(1, len(top), left=.03, right=min(.985, 2.66*len(top)/width), top=1 - 1.2/height,
+                                bottom=1 - 3.1/height, wspace=.28, width_ratios=[t[3] for t in top])
+        for i, (name, draw, args, _) in enumerate(top): _attempt(fig.add_subplot(grid[i]), name, draw, *args)
+    grid = fig.add_gridspec(len(rows), len(columns), left=.5/width, right=(.4 + wide*len(columns))/width,
+                            top=1 - above/height, bottom=foot/height, wspace=.03, hspace=.05, height_ratios=tall)
+    _planes_of(fig, grid, rows, columns, spacing, error_range, depths)
     return fig
 
 # %% ../nbs/50_figures.ipynb #fabdab35
@@ -246,44 +258,44 @@ def comparison(
     error_range=500., # HU at the ends of the error scale
     title='',
 ) -> Page:
-    "Rows of three planes and their errors, one row a method, the truth first."
+    "Rows of three planes, the lungs if there are any, and errors; one row a method, the truth first."
     a, spacing = as_grid(truth, spacing)
     at, scores = at or tuple(n//2 for n in a.shape), scores or {}
     w = window if isinstance(window, Window) else Window.named(window)
-    extent = [n*s for n, s in zip(a.shape, spacing)]
-    widths = (extent[2], extent[2], extent[1])
     rows = {'truth': a, **{k: as_array(v) for k, v in predictions.items()}}
     for name, p in rows.items():
         if p.shape != a.shape:
             raise InputError(f'{name}: {p.shape} does not lie on the grid of the truth, {a.shape}; resample it first')
-    height = max(extent[0], extent[1])/sum(widths)*5.2
-    fig = Page(13.4, (height+.08)*len(rows) + .6)
+    extent = [n*s for n, s in zip(a.shape, spacing)]
+    shown = [(plane, w) for plane in planes] + [('coronal', Window.named('lung'))]*has_lungs(a)
+    widths = [extent[1 if plane == 'sagittal' else 2] for plane in (*(p for p, _ in shown), *planes)]
+    inches = 1.74*len(widths)                             # of all pictures together
+    height = max(extent[0], extent[1])/sum(widths)*inches
+    fig = Page(2.8 + inches, (height+.08)*len(rows) + .6)
     scale = 1/fig.get_figheight()
-    grid = fig.add_gridspec(len(rows), 6, left=.2, right=.99, top=1-.5*scale, bottom=.1*scale,
-                            wspace=.03, hspace=.04, width_ratios=widths*2)
+    grid = fig.add_gridspec(len(rows), len(widths), left=2.7/(2.8 + inches), right=.99, top=1-.5*scale,
+                            bottom=.1*scale, wspace=.03, hspace=.04, width_ratios=widths)
     for i, (name, p) in enumerate(rows.items()):
-        _comparison_row(fig, grid, i, name, p, a, spacing, at, w, error_range, scores.get(name, {}))
+        _comparison_row(fig, grid, i, name, p, a, spacing, at, shown, error_range, scores.get(name, {}))
     if title: fig.text(.01, 1-.12*scale, title, fontsize=11, color=ink, va='top', fontweight='bold')
     return fig
 
 # %% ../nbs/50_figures.ipynb #a298705a
-def _comparison_row(fig, grid, i, name, p, truth, spacing, at, window, error_range, scores):
-    axes = [fig.add_subplot(grid[i, j]) for j in range(6 if i else 3)]
-    for j, (ax, plane) in enumerate(zip(axes, planes)):
-        show_planes(ax, p, spacing, plane, [at[j]], window.low, window.high, letters=i == 0, positions=i == 0)
-        if i == 0:
-            panel_title(ax, f'{plane}, HU {window.low:.0f} to {window.high:.0f}'.replace('-', '−') if j == 0 else plane)
-    for j, (ax, plane) in enumerate(zip(axes[3:], planes)):
-        drawn = show_planes(ax, p-truth, spacing, plane, [at[j]], -error_range, error_range, error_map,
-                            letters=False, positions=False)
+def _comparison_row(fig, grid, i, name, p, truth, spacing, at, shown, error_range, scores):
+    axes = [fig.add_subplot(grid[i, j]) for j in range(len(shown) + 3*bool(i))]
+    for j, (ax, (plane, window)) in enumerate(zip(axes, shown)):
+        show_planes(ax, p, spacing, plane, [at[planes[plane][0]]], window.low, window.high,
+                    letters=i == 0, positions=i == 0, bar=bar_length(p.shape[2]*spacing[2]) if i == j == 0 else None)
+        if i == 0: panel_title(ax, plane + (f', {window_range(window.low, window.high)}' if j in (0, 3) else ''))
+    for ax, (plane, (axis, _)) in zip(axes[len(shown):], planes.items()):
+        drawn = show_error(ax, p-truth, spacing, plane, [at[axis]], error_range)
         if i == 1: panel_title(ax, f'{plane}, error')
-    axes[0].text(-.06, .98, name, transform=axes[0].transAxes,
-                 ha='right', va='top', fontsize=10, color=ink, fontweight='bold')
+    left = dict(transform=axes[0].transAxes, ha='right', va='top', color=ink)
+    axes[0].text(-.06, .98, name, fontsize=10, fontweight='bold', **left)
     lines = [f'{label(k)}   {number(v, k)}' for k, v in list(headline(scores).items())[:4]]
-    axes[0].text(-.06, .84, '\n'.join(lines), transform=axes[0].transAxes,
-                 ha='right', va='top', fontsize=7.5, color=ink, linespacing=1.6)
+    axes[0].text(-.06, .84, '\n'.join(lines), fontsize=7.5, linespacing=1.6, **left)
     if i == 1:
-        box = axes[4].get_position()
+        box = axes[-2].get_position()
         error_bar(fig, drawn, (box.x0 - .3*box.width, box.y1 + .85/fig.get_figheight(),
                                1.6*box.width, .1/fig.get_figheight()), error_range)
 
@@ -324,8 +336,9 @@ def curves(
     c = read_columns(log)
     epochs = c.pop(x, np.arange(len(next(iter(c.values())))))
     losses = [k for k in c if 'loss' in k]
-    others = [k for k in (columns or c) if k in c and k not in losses
-              and not {'time', 'seconds', 'lr', 'lrs', 'step', 'epoch'} & set(k.split('_'))]
+    apart = {'time', 'seconds', 'lr', 'lrs', 'step', 'steps', 'epoch'}
+    others = [k for k in (columns or c) if k in c and k not in losses and not apart & set(k.split('_'))
+              and (len(c[k]) < 2 or np.nanmax(c[k]) > np.nanmin(c[k]))]  # a constant says nothing
     groups = ([losses] if losses else []) + [[k] for k in others[:5]]
     fig = Page(3.4*max(len(groups), 1), 2.9)
     for ax, keys in zip(fig.subplots(1, max(len(groups), 1), squeeze=False)[0], groups):

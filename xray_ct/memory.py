@@ -198,7 +198,7 @@ def _prepare(model, tracker, plan): # → the optimizer
 
 # %% ../nbs/38_memory.ipynb #593a9037
 def _backward(value):
-    "`value.backward()` without its detour through function modes: it would suspend `LikeCuda`, and blocks would be recomputed in other types."
+    "`value.backward()`, but `LikeCuda` stays on, so that blocks are recomputed in the types of the forward pass."
     torch.autograd.Variable._execution_engine.run_backward(
         (value,), (torch.ones_like(value),), False, False, (), allow_unreachable=True, accumulate_grad=True)
 

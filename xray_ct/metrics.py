@@ -275,7 +275,7 @@ def is_number(x): return isinstance(x, (int, float, np.number)) and not isinstan
 def headline(
     scores, # {key: value}
 ):
-    "The numbers that belong on a page; the biases of the tissues and the per-slice variants stay in the report's table."
+    "The numbers that belong on a page; biases of tissues and per-slice variants stay in the report's table."
     return {k: v for k, v in scores.items() if is_number(v) and not {'bias', 'axial'} & set(k.split('_'))}
 
 def number(

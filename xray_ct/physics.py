@@ -95,8 +95,9 @@ def add_noise(
     scatter=0.,        # strength of the scatter term; 0 is none, 1 about as much scatter as primary behind a chest
     generator=None,    # torch.Generator on the same device; default the global one
 )->Tensor: # noisy line integrals
-    """Counts N ~ Poisson(photons·(T + S)) + Gauss(0, electronic), read back as −ln(N/photons); for making training data.
-    S = scatter·G∗(p·e⁻ᵖ)/2, the forward-scatter shape of Ohnesorge et al. (Eur. Radiol. 9, 1999) with a wide Gaussian G: a heuristic, not a simulation."""
+    """Counts N ~ Poisson(photons·(T + S)) + Gauss(0, electronic), read back as −ln(N/photons), to make training data.
+    S = scatter·G∗(p·e⁻ᵖ)/2 has the forward-scatter shape of Ohnesorge et al. (Eur. Radiol. 9, 1999) with a wide
+    Gaussian G: a heuristic, not a simulation."""
     expected = torch.exp(-lines)
     if scatter: expected = expected + .5*scatter*_blur(lines*expected, sigma=lines.shape[-1]/16)
     counts = torch.poisson(photons*expected, generator=generator)

@@ -53,7 +53,8 @@ class Tracker(TorchDispatchMode):
         s = t.untyped_storage()
         key = s._cdata
         if key in self.alive: return self.alive[key][0]
-        b = Block(s.nbytes(), tuple(t.shape), str(t.dtype)[6:], self.clock, self.phase, *where, kind,
+        path, line = where
+        b = Block(s.nbytes(), tuple(t.shape), str(t.dtype)[6:], self.clock, self.phase, path, line, kind,
                   recomputed=self.phase == 'backward' and bool(self.stack))
         self.alive[key] = b, weakref.ref(s, lambda _: self._free(key))
         self.blocks.append(b)
@@ -113,7 +114,7 @@ def __torch_dispatch__(self:Tracker, func, types, args=(), kwargs=None):
 
 @patch
 def _adds_gradients(self:Tracker, func, args):
-    "Two gradients meet: autograd adds in place where nobody else holds the first, except under a dispatch mode such as this."
+    "Autograd adds a second gradient in place where nobody else holds the first, but not under a dispatch mode."
     return (func is _aten.add.Tensor and self.phase == 'backward' and not self.stack
             and all(isinstance(a, Tensor) for a in args)
             and args[0].shape == args[1].shape and args[0].dtype == args[1].dtype
@@ -145,10 +146,11 @@ def __exit__(self:Tracker, *error):
 
 # %% ../nbs/24_storages.ipynb #0e5b6137
 class LikeCuda(TorchFunctionMode):
-    "Fake tensors say that they aren't on a CPU, and autocast keeps in float32 what CUDA does: norms, interpolation, sums, losses, powers."
-    float32 = set("""acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow __pow__ __rpow__ softplus layer_norm rms_norm group_norm
-        cosine_similarity nll_loss kl_div l1_loss smooth_l1_loss huber_loss mse_loss binary_cross_entropy_with_logits dist cdist renorm logsumexp
-        interpolate upsample prod softmax log_softmax cumprod cumsum sum norm vector_norm""".split())
+    "Fake tensors say that they aren't on a CPU; autocast keeps what CUDA does in float32: norms, sums, losses, …"
+    float32 = set("""acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow __pow__ __rpow__
+        softplus layer_norm rms_norm group_norm cosine_similarity nll_loss kl_div l1_loss smooth_l1_loss huber_loss
+        mse_loss binary_cross_entropy_with_logits dist cdist renorm logsumexp interpolate upsample prod softmax
+        log_softmax cumprod cumsum sum norm vector_norm""".split())
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, getattr(func, '__name__', '')
         if not torch.is_autocast_enabled('cpu'): return func(*args, **kwargs)
@@ -167,7 +169,7 @@ class LikeCuda(TorchFunctionMode):
 
 # %% ../nbs/24_storages.ipynb #588d65eb
 class Constants(TorchDispatchMode):
-    "Over a `FakeTensorMode`: what depends on neither parameters nor inputs, such as the tables of a projector, keeps its numbers."
+    "Over a `FakeTensorMode`: what depends on neither parameters nor inputs (a projector's tables) keeps its numbers."
     def __init__(self, small=2**16): # elements that a new tensor may have and still be a constant
         super().__init__()
         self.small, self.asked = small, Counter()

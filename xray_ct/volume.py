@@ -9,6 +9,7 @@ __all__ = ['PRESETS', 'AIR', 'Window', 'Volume', 'check_spacing', 'square', 'row
 # %% ../nbs/03_volume.ipynb #505f6db1
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from importlib import import_module
 from itertools import product
 from pathlib import Path
 import math
@@ -216,7 +217,6 @@ def save(self:Volume, path, dtype='int16'): # 'int16' rounds to whole HU, 'float
 # %% ../nbs/03_volume.ipynb #3a3a94e7
 def __getattr__(name): # until 0.3: it was here
     if name not in ('NOT_HU', 'hu_doubts'): raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    from importlib import import_module
     return getattr(import_module('xray_ct.physics'), name)
 
 # %% ../nbs/03_volume.ipynb #7baf0e01
@@ -432,17 +432,6 @@ def planes(self:Volume, at=None): # at: index (d, h, w); default the middle
     return dict(axial=(self.array[d], sh/sw), coronal=(self.array[:, h], sd/sw), sagittal=(self.array[:, :, w], sd/sh))
 
 @patch
-def show(self:Volume,
-    window='soft tissue', # name of a preset, or a Window
-    at=None, # index (d, h, w) of the planes; default the middle
-    axes=None, # three matplotlib axes; default a new figure
-    title=None,
-):
-    "Axial, coronal and sagittal plane."
-    import matplotlib.pyplot as plt
-    win = Window.named(window) if isinstance(window, str) else window
-    if axes is None: axes = plt.subplots(1, 3, figsize=(9, 3.4), layout='constrained')[1]
-    for ax, (name, (img, aspect)) in zip(axes, self.planes(at).items()):
-        ax.imshow(img, cmap='gray', vmin=win.low, vmax=win.high, aspect=aspect)
-        ax.set_title(name if title is None else f'{title}: {name}', fontsize=9); ax.set_axis_off()
-    return axes
+def show(self:Volume, *args, **kw):
+    "`pictures.show_volume` of it: three planes with letters, a scale bar and their window."
+    return import_module('xray_ct.pictures').show_volume(self, *args, **kw)

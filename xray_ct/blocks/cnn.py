@@ -40,7 +40,7 @@ class SqueezeExcite3d(nn.Module):
 
 # %% ../../nbs/36_cnn.ipynb #e5f84502
 class MBConv3d(nn.Module):
-    "Inverted bottleneck: expand, depthwise convolution, squeeze-and-excite, project; the identity at the start where it can be."
+    "Inverted bottleneck: expand, depthwise convolution, squeeze-and-excite, project; starts as the identity."
     def __init__(self,
         ni:int, nf:int,  # channels in and out
         expand:int=4,    # times as wide in the middle
@@ -270,7 +270,7 @@ def enlarged(
 
 # %% ../../nbs/36_cnn.ipynb #7f91c833
 class FusionStage(nn.Module):
-    "Fuse what is coarser, up-sampled, with pictures, lifted, and guides; residual dense blocks; a head of one channel that starts at zero."
+    "Fuse coarser maps, lifted pictures and guides; residual dense blocks; a head of one channel that starts at zero."
     by_block = False  # its parts are called one by one
     def __init__(self,
         channels:int,  # of its features

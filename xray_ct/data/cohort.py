@@ -210,7 +210,7 @@ def prepare_case(
         with staged(file) as f: save_file(voxels, f, metadata={'case': json.dumps(meta)})
     return replace(case, file=file, assumed=tuple(meta.get('assumed', ())))
 
-# %% ../../nbs/16_cohort.ipynb #cdb986b6
+# %% ../../nbs/16_cohort.ipynb #550912ec
 KEEP = 2**30  # bytes of unmoved items that a dataset may keep in memory
 
 class CTDataset:
@@ -228,12 +228,15 @@ class CTDataset:
         self.geometry, self.window = config.geometry(), Window.named('full')
     def __len__(self): return len(self.cases)*self.passes
 
+    def generator(self, i):
+        "An item depends on (seed, epoch, index) alone: not on workers, not on what was drawn before."
+        # an unmoved one not even on the epoch: noise that changed would choose the best epoch by luck
+        return torch.Generator().manual_seed(
+            ((self.seed*1_000_003 + self.augment*self.epoch)*1_000_003 + i) % 2**63)
+
     def __getitem__(self, i):
         if not 0 <= i < len(self): raise IndexError(i)
-        # an item depends on (seed, epoch, index) alone: not on workers, not on what was drawn before;
-        # an unmoved one not even on the epoch: noise that changed would choose the best epoch by luck
-        g = torch.Generator().manual_seed(((self.seed*1_000_003 + self.augment*self.epoch)*1_000_003 + i) % 2**63)
-        case = i % len(self.cases)
+        g, case = self.generator(i), i % len(self.cases)
         if self.kept is not None and i in self.kept: return self.kept[i]
         move = random_affine(self.config, g) if self.augment else (None, None)
         target, xrays = self.pair(case, move, g)
