@@ -281,15 +281,17 @@ def _check_finite(predicted, weights):
         raise InputError(f'{weights if isinstance(weights, (str, Path)) else "the model"}: predicts NaN; '
                          'its weights or xray_scale in its config.json are damaged. Train again')
 
-# %% ../nbs/70_reconstruct.ipynb #0813c70a
-def _outside(weights, x, assumed):
-    "What the run expects outside its field for these X-rays (V, h, w), as `Outside`; None where it knows nothing."
+# %% ../nbs/70_reconstruct.ipynb #e2b71964
+def _outside(weights, x, g, body, covered, assumed):
+    "What the run expects outside its field (`Outside`, or None where it knows nothing), and the rays to use (V, h, w)."
     known = load_outside(weights) if isinstance(weights, (str, Path)) else None
-    if known is None: return None
+    if known is None:
+        inner = inside_field(g, body).to(x.device) if body is not None else True
+        return None, covered.to(x.device) & inner
     assumed.append('what lies outside the field is predicted from the X-rays, by the patients of the training')
-    return Outside(*(t.to(x.device) for t in known(x[None].cpu())))
+    return Outside(*(t.to(x.device) for t in known(x[None].cpu()))), covered.to(x.device)
 
-# %% ../nbs/70_reconstruct.ipynb #89f0844a
+# %% ../nbs/70_reconstruct.ipynb #d879183e
 FORCE = 'With --force it is made all the same, and says so'
 
 @torch.no_grad()
@@ -319,9 +321,7 @@ def reconstruct(
     predicted = Window.named('full').inverse(model(x[None]).float().clamp(-1, 1))
     body = body or (_body(geometry) if isinstance(geometry, (str, Path)) else None)
     _check_finite(predicted, weights)
-    outside = _outside(weights, x, assumed)
-    inner = inside_field(g, body).to(device) if body is not None and outside is None else True
-    mask = covered.to(device) & inner
+    outside, mask = _outside(weights, x, g, body, covered, assumed)
     beyond = lambda hu: outside_estimate(hu, x[None], model.projector, outside, mask=mask[None], kev=kev)
     off = lambda hu: reprojection_error(hu, x[None], model.projector, mask[None], kev, beyond(hu))
     error = lambda hu: {k: round(v.item(), 6) for k, v in off(hu).items()}
@@ -329,8 +329,7 @@ def reconstruct(
     metrics = dict(reprojection_before=error(predicted), assumed=assumed, rays_used=used, check=check.to_dict())
     if isinstance(weights, (str, Path)) and (mark := _mark(weights)): metrics['weights'] = mark
     if consistency and all(p.calibrated for p in pictures):
-        kw = dict(mask=mask[None], kev=kev, outside=outside) | kw
-        final, info = consistent(predicted, x[None], model.projector, **kw)
+        final, info = consistent(predicted, x[None], model.projector, mask=mask[None], kev=kev, outside=outside, **kw)
         metrics['consistency'] = 'kept' if info['kept'].item() else 'refused: it did not lower the reprojection error'
     else: metrics['consistency'] = 'off' if not consistency else 'off: the X-rays are not calibrated as line integrals'
     metrics |= dict(reprojection=error(final), seconds=round(time.perf_counter() - start, 3))
