@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['STATEMENTS', 'COMMANDS', 'REPORTED', 'VERDICTS', 'RULES', 'PLACES', 'as_markdown', 'measured', 'paired', 'judge',
-           'rule_of', 'under', 'both', 'derive', 'run_command', 'signed', 'write_claim', 'read_claims', 'shown',
+           'rule_of', 'under', 'both', 'derive', 'run_command', 'write_claim', 'read_claims', 'shown',
            'ledger_markdown', 'values_table']
 
-# %% ../nbs/63_claims.ipynb #da3c41e5
+# %% ../nbs/63_claims.ipynb #2cb1c25d
 import json, math, re, statistics
 from pathlib import Path
 from types import MappingProxyType
 from .files import InputError, read_json, write_json
-from .provenance import provenance
+from .provenance import provenance, signed
 
-# %% ../nbs/63_claims.ipynb #8f6eca2c
+# %% ../nbs/63_claims.ipynb #1acc6619
 STATEMENTS = MappingProxyType({
     'C1': 'v-prediction is fundamentally broken for volumes, and ε rescues it',
     'C2': 'Cascaded group attention is 30–40 % faster at equal capacity',
@@ -36,6 +36,7 @@ STATEMENTS = MappingProxyType({
     'C18': 'The cuts of the 256³ design cost 10 % quality, and training fits 12 GB',
 })
 
+# %% ../nbs/63_claims.ipynb #a1235179
 def _runs(name, claims, more=''): # {claim: command}
     return {c: f'papermill nbs/runs/{name}.ipynb runs/{name}/{name}.ipynb {more.format(c)} -p out runs/{name}'
             for c in claims}
@@ -46,7 +47,7 @@ COMMANDS = MappingProxyType({  # what would decide each claim that is open
     **_runs('attention', ['C2', 'C3', 'C6'], '-p record True -y "{{devices: [cpu, cuda]}}"'),
     **_runs('ablation', ['C4', 'C8'], _five.replace('SETTINGS', '')),
     **_runs('ablation', ['C5'], '-p preset reference ' + _five.replace(
-        'SETTINGS', ', settings: {{cnn_widths: [32, 64, 256]}}')),
+        'SETTINGS', ', settings: {{cnn_widths: [192, 384, 768, 1280]}}')),
     **_runs('samples', ['C12'], '-p cts /path/to/cts -p record True -y "{{seeds: [0, 1, 2, 3, 4]}}"'),
     **_runs('progressive', ['C7', 'C18'], '-p cts /path/to/cts -p real 256 -p record True'),
     **_runs('evidence', ['C9', 'C10', 'C15'], '-p cts /path/to/cts -p record True'),
@@ -54,6 +55,8 @@ COMMANDS = MappingProxyType({  # what would decide each claim that is open
     **_runs('ensemble', ['C14', 'C17'], '-p cts /path/to/cts -p record True'),
     **_runs('direct', ['C16'], '-p cts /path/to/cts -p processes 2'),
 })
+
+# %% ../nbs/63_claims.ipynb #5805755c
 REPORTED = MappingProxyType({  # measured elsewhere, once, without a result file: no verdict stands on them
     'C2': 'on one H100, 0.74–1.00 times at equal width, 0.74–0.89 at equal parameters',
     'C3': 'on one H100, 0.95–0.98 of the peak with the fused kernel, 0.72–0.75 with the formula',
@@ -120,7 +123,7 @@ def both(
     found = _verdicts(parts)
     return next((v for v in ('fails', 'open', 'depends') if v in found), 'holds')
 
-# %% ../nbs/63_claims.ipynb #91aba028
+# %% ../nbs/63_claims.ipynb #040a27b1
 RULES = {} # claim → (sentence, function of the values, fewest seeds; 0: no training decides)
 
 def _rule(claim, sentence, seeds=0):
@@ -135,8 +138,10 @@ def _matching(v, pattern): # the lists of the values whose name matches
 def _over(v, name, n): # one value for all seeds, or one a seed
     return v[name]*n if len(v[name]) == 1 else v[name]
 
-@_rule('C1', 'Two parts, both needed: a v sample scores below the mean volume; an ε sample scores above a v sample '
-             '(full-rank heads). Each without and with clipping of x̂0, by the paired differences of the seeds', 3)
+@_rule('C1',
+       'Two parts, both needed: a v sample scores below the mean volume; an ε sample scores above a v '
+       'sample (full-rank heads). Each without and with clipping of x̂0, by the paired differences of the '
+       'seeds', 3)
 def _c1(v):
     worse, better = [], []
     for how in ('', ', clipped'):
@@ -145,114 +150,135 @@ def _c1(v):
         better.append(judge(paired(theirs, ours)))
     return both(under(*worse), under(*better))
 
-@_rule('C2', 'Speed relative to plain attention, fused kernel, at equal parameters and at equal width, each length and '
-             'device: above 1.3 over the turns')
+@_rule('C2',
+       'Speed relative to plain attention, fused kernel, at equal parameters and at equal width, each '
+       'length and device: above 1.3 over the turns')
 def _c2(v): return under(*(judge(x, 1.3) for x in _matching(v, r'\w+, fused, .*: speed of cascaded, .*')))
 
-@_rule('C3', 'Peak memory of a training step over that of a transformer with equal parameters, each kernel, length and '
-             'device: at most 0.55 over the turns')
+@_rule('C3',
+       'Peak memory of a training step over that of a transformer with equal parameters, each kernel, '
+       'length and device: at most 0.55 over the turns')
 def _c3(v): return under(*(judge([.55 - a for a in x]) for x in
                            _matching(v, r'.*: sandwich / transformer, peak of a step')))
 
-@_rule('C4', 'The error, MAE and RMSE, falls by more than 15 % against fixed priors and against none: paired by seed', 5)
+# %% ../nbs/63_claims.ipynb #de0e06bf
+@_rule('C4',
+       'The error, MAE and RMSE, falls by more than 15 % against fixed priors and against none: paired by '
+       'seed', 5)
 def _c4(v):
     error = lambda dB: [100*(1 - 10**(-d/20)) for d in dB] # of the RMSE, from a difference in PSNR
     return under(*(judge(x, 15) for other in ('fixed', 'none') for x in
                    (v[f'learnable over {other}, lower MAE, %'], error(v[f'learnable over {other}, PSNR, dB']))))
 
-@_rule('C5', 'A branch of at least 36 M parameters gains more than 0.1 dB at equal totals: paired by seed', 5)
+@_rule('C5',
+       'A branch of at least 36 M parameters gains more than 0.1 dB at equal totals: paired by seed', 5)
 def _c5(v):
-    if max(v['branch, M parameters']) < 36: raise KeyError('a branch of 40 M parameters')
+    if max(v['the branch alone, as trained, M parameters']) < 36: raise KeyError('a branch of 40 M parameters')
     return judge(v['branch over no branch, PSNR, dB'], .1)
 
-@_rule('C6', 'Both needed: at most 51 % of the direct model\'s parameters (counted); at least twice its speed in training '
-             'over the turns, each device')
+@_rule('C6',
+       "Both needed: at most 51 % of the direct model's parameters (counted); at least twice its speed in "
+       'training over the turns, each device')
 def _c6(v):
     counted = 'holds' if v['hybrid, all switches on, parameters M'][0] <= .51*v['direct, parameters M'][0] else 'fails'
     return both(counted, under(*(judge(x, 2) for x in
                                  _matching(v, r'\w+: speed of the hybrid, all switches on, relative to direct'))))
 
-# %% ../nbs/63_claims.ipynb #a5ed8907
-@_rule('C7', 'GB that a card reserved for a training step of the cut design at 256³, at least 3 turns: above 144 holds, '
-             'below fails. A predicted need decides nothing')
+# %% ../nbs/63_claims.ipynb #3d22b56e
+@_rule('C7',
+       'GB that a card reserved for a training step of the cut design at 256³, at least 3 turns: above 144 '
+       'holds, below fails. A predicted need decides nothing')
 def _c7(v): return judge(v['reduced, whole: GB reserved'], 144)
 
-@_rule('C8', '(a) Reprojection error of consistency without the loss minus that of the loss without consistency, above 0; '
-             '(b) PSNR lost without lifting, and without anything else that is geometry (residual, ridge), above 2 dB. '
-             'Both needed, paired by seed', 5)
+@_rule('C8',
+       '(a) Reprojection error of consistency without the loss minus that of the loss without consistency, '
+       'above 0; (b) PSNR lost without lifting, and without anything else that is geometry (residual, '
+       'ridge), above 2 dB. Both needed, paired by seed', 5)
 def _c8(v):
     needed = 'reprojection error, consistency without the loss minus the loss without consistency'
     return both(judge(v[needed]), under(*(judge(v[f'PSNR lost without {what}, dB'], 2) for what in
                                           ('depth lifting', 'lifting, residual and ridge'))))
 
-@_rule('C9', 'The same reconstruction, scored through a soft-tissue window minus over the full range, inside the body: '
-             'above 0 dB over the patients (mean ± 2 standard errors)')
+@_rule('C9',
+       'The same reconstruction, scored through a soft-tissue window minus over the full range, inside the '
+       'body: above 0 dB over the patients (mean ± 2 standard errors)')
 def _c9(v): return _interval(v['PSNR through a soft-tissue window minus full range, dB'], 0)
 
-@_rule('C10', 'Fails where a volume that 20–30 dB call good, the cohort\'s mean made consistent, is more than 50 HU off '
-              'inside the body (both over the patients, mean ± 2 standard errors)')
+@_rule('C10',
+       "Fails where a volume that 20–30 dB call good, the cohort's mean made consistent, is more than 50 "
+       'HU off inside the body (both over the patients, mean ± 2 standard errors)')
 def _c10(v):
     dB, off = v['mean volume + consistency, PSNR, dB'], v['mean volume + consistency, MAE inside the body, HU']
     good = both(_interval(dB, 20), _interval([-x for x in dB], -30))
     wrong = _interval(off, 50)
     return 'fails' if (good, wrong) == ('holds', 'holds') else 'open' if 'open' in (good, wrong) else 'depends'
 
-@_rule('C11', 'The cut of the loss\'s variance over t on trained networks, against 988/15, for ε and v in three readings, '
-              'log10 over the seeds', 3)
-def _c11(v): return under(*(judge(x, math.log10(988/15)) for x in _matching(v, r'[εv], trained, .*: log10 of the cut')))
+@_rule('C11',
+       "The cut of the loss's variance over t on trained networks, against 988/15, for ε and v in three "
+       'readings, log10 over the seeds', 3)
+def _c11(v): return under(*(judge(x, math.log10(988/15)) for x in
+                            _matching(v, r'[εv], trained, .*: log10 of the cut')))
 
-@_rule('C12', 'A sample over regression of the same seed: above 5 dB', 5)
+@_rule('C12',
+       'A sample over regression of the same seed: above 5 dB', 5)
 def _c12(v): return judge(v['a sample over regression, dB'], 5)
 
 def _interval(x, margin): # of patients, not of seeds
     return judge(x, margin, factor=2/len(x)**.5)
 
-# %% ../nbs/63_claims.ipynb #8f7b50b7
-@_rule('C13', 'Consistent Lanczos, which no training decides, in each cohort and thickness: at least 42 dB. Where cohorts '
-              'or thicknesses differ it depends on them; one cohort alone decides nothing')
+# %% ../nbs/63_claims.ipynb #3a3452bc
+@_rule('C13',
+       'Consistent Lanczos, which no training decides, in each cohort and thickness: at least 42 dB. Where '
+       'cohorts or thicknesses differ it depends on them; one cohort alone decides nothing')
 def _c13(v):
     cells = {k: _interval(x, 42) if len(x) > 1 else 'holds' if x[0] >= 42 else 'fails'
              for k, x in v.items() if re.fullmatch(r'(.*: )?lanczos, (consistent, )?slabs of .*: PSNR, dB', k)}
     if len({k.split('lanczos')[0] for k in cells}) < 2: raise KeyError('another cohort')
     return under(*cells.values())
 
-@_rule('C14', 'Wrong pictures for the encoder alone, right ones for ridge and residual: the share of the gain over ridge '
-              'that is lost, swapped, mirrored and another patient\'s, each above half', 3)
+@_rule('C14',
+       'Wrong pictures for the encoder alone, right ones for ridge and residual: the share of the gain '
+       "over ridge that is lost, swapped, mirrored and another patient's, each above half", 3)
 def _c14(v):
     return both(*(judge(v[f'{w}: share of the gain over ridge lost'], .5) for w in
                   ('swapped views', 'mirrored X-rays', 'shuffled X-rays')))
 
-@_rule('C15', 'Ridge regression and what consistency adds to it, grid X-rays minus native ones, dB over the patients: '
-              'within ± 0.1 holds, outside fails (mean ± 2 standard errors)')
+@_rule('C15',
+       'Ridge regression and what consistency adds to it, grid X-rays minus native ones, dB over the '
+       'patients: within ± 0.1 holds, outside fails (mean ± 2 standard errors)')
 def _c15(v):
     parts = [v['ridge: grid over native, dB'], v['gain of consistency: grid over native, dB']]
     near = lambda x: [_interval(x, -.1), _interval([-a for a in x], -.1)] # 'holds' in both: within
     return both(*(n for x in parts for n in near(x)))
 
-@_rule('C16', 'Two processes on two cards take at most 0.6 of the time of one, each turn, with equal losses')
+@_rule('C16',
+       'Two processes on two cards take at most 0.6 of the time of one, each turn, with equal losses')
 def _c16(v): return judge([.6 - x for x in v['time of a step, two cards over one']])
 
-@_rule('C17', 'The mean of 5 networks of different seeds over one of them: above 1 dB, inside the body; joint fine-tuning '
-              'above 0.5 dB; multi-scale at most 1.2 times the time. All needed', 3)
+@_rule('C17',
+       'The mean of 5 networks of different seeds over one of them: above 1 dB, inside the body; joint '
+       'fine-tuning above 0.5 dB; multi-scale at most 1.2 times the time. All needed', 3)
 def _c17(v):
     ensemble = judge(v['mean of 5 over one, inside the body, dB'], 1)
     if ensemble == 'fails': return 'fails'
     return both(ensemble, judge(v['joint fine-tuning, dB'], .5),
                 judge([1.2 - x for x in v['multi-scale, times the seconds']]))
 
-@_rule('C18', 'Full over reduced over lean at one size, test MAE: at most 10 % apart; a training step of the 64³ hybrid '
-              'reserves at most 12 GB. Both needed', 3)
+@_rule('C18',
+       'Full over reduced over lean at one size, test MAE: at most 10 % apart; a training step of the 64³ '
+       'hybrid reserves at most 12 GB. Both needed', 3)
 def _c18(v): return both(judge([10 - x for x in v['MAE, reduced over full, %']]),
                          judge([12 - x for x in v['hybrid at 64³: GB reserved']]))
 
-# %% ../nbs/63_claims.ipynb #ff01ddbb
+# %% ../nbs/63_claims.ipynb #722364fa
 def derive(
     row, # of a result file
     more=(), # name → values of other result files that the rule may ask for
 ) -> tuple: # verdict, and why it is open (or '')
     "The verdict by the ledger's rule."
     sentence, rule, seeds = RULES[row['claim']]
-    if len(set(row['seeds'])) < seeds: return 'open', f'{len(set(row["seeds"]))} seeds; the rule asks for {seeds}'
+    n = len(set(row['seeds']))
+    if n < seeds: return 'open', f'{n} seed{"s"*(n > 1)}; the rule asks for {seeds}'
     try: verdict = rule({k: v['values'] for k, v in row['values'].items()} | dict(more))
     except KeyError as e: return 'open', f'not measured yet: {e.args[0]}'
     return verdict, 'the values leave it open'*(verdict == 'open')
@@ -282,25 +308,10 @@ def _local(value): # the first absolute path in a string, list or dict
              if isinstance(value, str) else None)
     return found and found[0]
 
-# %% ../nbs/63_claims.ipynb #5a6be1ff
+# %% ../nbs/63_claims.ipynb #21901793
 def _near(a, b): # mean, spread and n of two values
     close = lambda x, y: (x is None) == (y is None) and (x is None or math.isclose(x, y, rel_tol=1e-6, abs_tol=1e-9))
     return all(close(a[k], b[k]) for k in ('mean', 'spread', 'n'))
-
-def signed(
-    row, # of any result file
-    name, # of the file, for the message
-) -> dict: # the row
-    "Refuse a result without revision, or with a patient in two parts."
-    made = row.get('provenance') if isinstance(row, dict) else None
-    if not isinstance(made, dict) or made.get('revision') in (None, '', 'unknown'):
-        raise InputError(f'{name}: has no revision, so nobody can make it again. Run its command from a checkout')
-    parts = row.get('patients')
-    lists = {k: v for k, v in parts.items() if isinstance(v, list)} if isinstance(parts, dict) else {}
-    for a, b in ((a, b) for i, a in enumerate(lists) for b in list(lists)[i + 1:]):
-        if both_ := sorted(set(map(str, lists[a])) & set(map(str, lists[b]))):
-            raise InputError(f'{name}: patient {both_[0]} is in {a} and in {b}. Split the patients again')
-    return row
 
 # %% ../nbs/63_claims.ipynb #74c7aa4f
 def _refuse(row, name):
@@ -352,7 +363,7 @@ def write_claim(
     write_json(Path(folder)/f'{claim}.json', row | dict(provenance=provenance(seed=row['seeds'], command=command)))
     return row
 
-# %% ../nbs/63_claims.ipynb #3226234c
+# %% ../nbs/63_claims.ipynb #70a7e146
 def read_claims(
     folder, # holds C1.json …; other files in it are left alone
 ) -> dict: # 'C1' → row, in the order of their numbers
@@ -371,6 +382,7 @@ def _judged(row, more): # with the ledger's verdict; `said` is what the run itse
     verdict, why = derive(row, more)
     said = dict(verdict=row['verdict'], rule=row['rule'])
     reason = f'Open: {why}. The run itself: {row["reason"]}' if verdict == 'open' else row['reason']
+    if more: reason += ' Beside it: ' + '; '.join(f'{k} {sum(v)/len(v):.1f}' for k, v in more.items()) + '.'
     if row['claim'] in REPORTED:
         reason += f' Reported, without a file and without weight here: {REPORTED[row["claim"]]}.'
     settle = COMMANDS[row['claim']] if verdict == 'open' else None
