@@ -165,7 +165,7 @@ def on_one_grid(pred, truth): # Volumes, arrays or tensors in HU → two float32
     return p, t, bool(moved)
 
 # %% ../nbs/22_metrics.ipynb #30698585
-def _ssim64(p, t, R, dims=3, mask=None, slab=32): # float32 tensors (D, H, W) → mean SSIM of the windows centred in a mask
+def _ssim64(p, t, R, dims=3, mask=None, slab=32): # float32 (D, H, W) → mean SSIM of the windows centred in a mask
     "In float64, some slices at a time: float32 costs 1e-5, and a whole body in doubles would fill the memory."
     total, n, edge = 0., 0, 3 if dims == 3 else 0
     for a in range(0, max(1, len(p) - 2*edge), slab):

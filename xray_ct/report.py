@@ -173,7 +173,7 @@ thead th { border-top: 0; background: var(--panel); vertical-align: bottom; whit
 th small { display: block; font-weight: normal; color: var(--soft) }
 th:first-child { text-align: left; font-weight: 600 } \
 tbody th { white-space: normal; min-width: 8.5rem; position: sticky; left: 0; background: var(--paper) } \
-tr.ours > * { background: var(--panel) }
+tbody .ours { background: var(--panel) }
 table.settings th { min-width: 0; font: .85rem/1.5 ui-monospace, Menlo, Consolas, monospace; font-weight: normal; \
 width: 1%; vertical-align: top }
 table.settings td { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 12rem } \
@@ -217,8 +217,9 @@ tabindex="0" role="group" aria-label="{{ s.title }}, scrolls on a small screen"{
 {% elif s.kind == 'scores' %}<div class="frame" tabindex="0" role="group" aria-label="{{ s.title }}, table"><table>\
 <thead><tr><th scope="col">Method</th>{% for name, how in s.heads %}<th scope="col">{{ name }}<small>{{ how }}</small>\
 </th>{% endfor %}</tr></thead>
-<tbody>{% for name, ours, cells in s.rows %}<tr{% if ours %} class="ours"{% endif %}><th scope="row">{{ name }}</th>\
-{% for text, best in cells %}<td>{% if best %}<strong>{{ text }}</strong>{% else %}{{ text }}{% endif %}</td>\
+<tbody>{% for name, ours, cells in s.rows %}{% set mark = ' class="ours"'|safe if ours else '' %}<tr>\
+<th scope="row"{{ mark }}>{{ name }}</th>{% for text, best in cells %}<td{{ mark }}>\
+{% if best %}<strong>{{ text }}</strong>{% else %}{{ text }}{% endif %}</td>\
 {% endfor %}</tr>{% endfor %}</tbody></table></div>
 <p class="soft">{{ s.verdict }}{{ ' ' ~ s.note if s.note }}</p>
 {% else %}<div class="frame"><table class="settings"><tbody>{% for name, value in s.rows %}<tr>\

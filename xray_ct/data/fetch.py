@@ -44,9 +44,11 @@ DATASETS = {
         'Li, P. et al. (2020), doi 10.7937/TCIA.2020.NNC2-0461', 'chests of 355 patients, about 127 GB with PET'),
     'cmb-crc': Recipe(
         'CMB-CRC', 'CC BY 4.0', 'https://creativecommons.org/licenses/by/4.0/',
-        'Cancer Moonshot Biobank (2022), doi 10.7937/DJG7-GZ87', 'trunks of colorectal cancer patients, several scans each'),
+        'Cancer Moonshot Biobank (2022), doi 10.7937/DJG7-GZ87',
+        'trunks of colorectal cancer patients, several scans each'),
 }
 
+# %% ../../nbs/28_fetch.ipynb #79d6a7b4
 def recipe(
     name, # one of `DATASETS`
 )->Recipe:
@@ -136,7 +138,8 @@ def check_series(
             for name, want in sums.items():
                 if hashlib.md5(z.read(names[name]), usedforsecurity=False).hexdigest() != want:
                     raise ValueError(f'{name} has another checksum than the archive states')
-    except (zipfile.BadZipFile, OSError, EOFError, UnicodeDecodeError, InputError) as e: raise ValueError(str(e)) from None
+    except (zipfile.BadZipFile, OSError, EOFError, UnicodeDecodeError, InputError) as e:
+        raise ValueError(str(e)) from None
     found = [n for n in names if n.lower().endswith('.dcm')]
     if missing := [n for n in found if n not in sums]: raise ValueError(f'{missing[0]} has no checksum')
     if not found or images is not None and len(found) != images:
@@ -199,6 +202,7 @@ def list_series(
     if not best: raise InputError(f'{url}: lists no series of {r.least} slices or more; was the collection renamed?')
     return [best[p] for p in sorted(best, key=str)][:patients]
 
+# %% ../../nbs/28_fetch.ipynb #e39ae526
 def fetch(
     name, # one of `DATASETS`
     folder, # gets one ZIP a patient, and SOURCE.json with licence and attribution
