@@ -268,12 +268,21 @@ def _on_model_detector(pictures, pixels, g, model, assumed):
         covered = torch.cat([covered[:k], covered[k:k + 1] & (hidden < 1e-3), covered[k + 1:]])
     return x + torch.tensor(air, dtype=x.dtype)[:, None, None] if any(air) else x, covered
 
-# %% ../nbs/70_reconstruct.ipynb #1c7d931b
-def _mark(folder):
+# %% ../nbs/70_reconstruct.ipynb #f1cfee28
+def _mark(weights):
     "What a result says of weights that come with the package; {} for others."
-    about = about_weights(folder)
-    if not about: return {}
-    return dict(name=about['name'], shipped=True, made_for=about['made_for'], limits=about['limits'])
+    about = about_weights(weights) if isinstance(weights, (str, Path)) else None
+    return {'weights': dict(shipped=True, **{k: about[k] for k in ('name', 'made_for', 'limits')})} if about else {}
+
+def _about(g, weights, verdict):
+    "`meta` of a result."
+    named = {k: mark['name'] for k, mark in _mark(weights).items()}
+    return dict(source='synthetic: reconstructed from X-rays', views=list(g.views), check=verdict, **named)
+
+def _source(geometry):
+    "The CT behind the X-rays, of which geometry.json may tell."
+    source = read_json(geometry).get('source') if isinstance(geometry, (str, Path)) else None
+    return source if isinstance(source, dict) else None
 
 def _check_finite(predicted, weights):
     "Refuse NaN by the name of the run it comes from."
@@ -291,7 +300,20 @@ def _outside(weights, x, g, body, covered, assumed):
     assumed.append('what lies outside the field is predicted from the X-rays, by the patients of the training')
     return Outside(*(t.to(x.device) for t in known(x[None].cpu()))), covered.to(x.device)
 
-# %% ../nbs/70_reconstruct.ipynb #d879183e
+# %% ../nbs/70_reconstruct.ipynb #d7cfb284
+def _corrected(predicted, x, model, mask, outside, kev, off, **kw):
+    "The volume after the correction, unless `off` says why there is none, and what was measured before and after."
+    beyond = lambda hu: outside_estimate(hu, x[None], model.projector, outside, mask=mask[None], kev=kev)
+    error = lambda hu: reprojection_error(hu, x[None], model.projector, mask[None], kev, beyond(hu))
+    rounded = lambda hu: {k: round(v.item(), 6) for k, v in error(hu).items()}
+    final, done = predicted, off
+    if not off:
+        kw = dict(mask=mask[None], kev=kev, outside=outside) | kw
+        final, info = consistent(predicted, x[None], model.projector, **kw)
+        done = 'kept' if info['kept'].item() else 'refused: it did not lower the reprojection error'
+    return final, dict(reprojection_before=rounded(predicted), reprojection=rounded(final), consistency=done)
+
+# %% ../nbs/70_reconstruct.ipynb #6d550c18
 FORCE = 'With --force it is made all the same, and says so'
 
 @torch.no_grad()
@@ -307,7 +329,7 @@ def reconstruct(
 ) -> Reconstruction:
     "From pictures to a `Volume`."
     start = time.perf_counter()
-    if weights is None: weights = shipped_folder('chest')
+    weights = shipped_folder('chest') if weights is None else weights
     model = load_model(weights) if isinstance(weights, (str, Path)) else weights
     own = Geometry.from_dict(model.config.geometry)
     pictures = order_by_view(read_pictures(xrays, geometry), model.geometry.views, own.mode)
@@ -322,24 +344,14 @@ def reconstruct(
     body = body or (_body(geometry) if isinstance(geometry, (str, Path)) else None)
     _check_finite(predicted, weights)
     outside, mask = _outside(weights, x, g, body, covered, assumed)
-    beyond = lambda hu: outside_estimate(hu, x[None], model.projector, outside, mask=mask[None], kev=kev)
-    off = lambda hu: reprojection_error(hu, x[None], model.projector, mask[None], kev, beyond(hu))
-    error = lambda hu: {k: round(v.item(), 6) for k, v in off(hu).items()}
-    final, used = predicted, mask.float().mean().item()
-    metrics = dict(reprojection_before=error(predicted), assumed=assumed, rays_used=used, check=check.to_dict())
-    if isinstance(weights, (str, Path)) and (mark := _mark(weights)): metrics['weights'] = mark
-    if consistency and all(p.calibrated for p in pictures):
-        final, info = consistent(predicted, x[None], model.projector, mask=mask[None], kev=kev, outside=outside, **kw)
-        metrics['consistency'] = 'kept' if info['kept'].item() else 'refused: it did not lower the reprojection error'
-    else: metrics['consistency'] = 'off' if not consistency else 'off: the X-rays are not calibrated as line integrals'
-    metrics |= dict(reprojection=error(final), seconds=round(time.perf_counter() - start, 3))
+    calibrated = all(p.calibrated for p in pictures)
+    off = '' if consistency and calibrated else 'off' + ': the X-rays are not calibrated as line integrals'*consistency
+    final, found = _corrected(predicted, x, model, mask, outside, kev, off, **kw)
+    told = dict(assumed=assumed, rays_used=mask.float().mean().item(), check=check.to_dict(), **_mark(weights))
+    metrics = dict(found, **told, seconds=round(time.perf_counter() - start, 3))
     affine = centered_affine(g.vol_shape, g.spacing, g.isocenter)
-    about = lambda: dict(source='synthetic: reconstructed from X-rays', views=list(g.views), check=check.verdict,
-                         **{'weights': mark['name'] for mark in [metrics.get('weights')] if mark})
-    volume = lambda hu: Volume(hu[0, 0].float().cpu().numpy(), affine=affine, meta=about())
-    source = read_json(geometry).get('source') if isinstance(geometry, (str, Path)) else None
-    source = source if isinstance(source, dict) else None
-    return Reconstruction(volume(final), volume(predicted), x.cpu(), g, metrics, model, source, check)
+    volume = lambda hu: Volume(hu[0, 0].float().cpu().numpy(), affine=affine, meta=_about(g, weights, check.verdict))
+    return Reconstruction(volume(final), volume(predicted), x.cpu(), g, metrics, model, _source(geometry), check)
 
 # %% ../nbs/70_reconstruct.ipynb #2b172bac
 def _calibrate(p, model, assumed):
