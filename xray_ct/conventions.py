@@ -12,7 +12,7 @@ from fastcore.basics import patch
 from .files import InputError
 from .geometry import Geometry, view_axes
 
-# %% ../nbs/29_conventions.ipynb #44b66f1f
+# %% ../nbs/29_conventions.ipynb #5cc9a31f
 def _lps(v): # (D, H, W) → LPS
     return np.array([v[2], v[1], -v[0]], float)
 
@@ -32,8 +32,8 @@ def _view(beam, col):
     names = {0.: 'pa', 90.: 'lat', -90.: 'rlat'}
     for view in ('ap', names.get(angle, angle)):
         if all(np.allclose(_lps(a), b, atol=1e-5) for a, b in zip(view_axes(view), (beam, col))): return view
-    raise InputError(f'conventions: a picture whose beam runs along {np.round(beam, 4).tolist()} and whose columns grow '
-                     f'along {np.round(col, 4).tolist()} (LPS) is hung in no known way. '
+    raise InputError(f'conventions: a picture whose beam runs along {np.round(beam, 4).tolist()} '
+                     f'and whose columns grow along {np.round(col, 4).tolist()} (LPS) is hung in no known way. '
                      'Turn or mirror it, so that its rows run to the feet')
 
 @patch(cls_method=True)
@@ -153,7 +153,7 @@ def from_diffdrr(cls:Geometry,
         vectors.append(np.array([source, source + a['sdd']*z, u, -y*a['dely']])*(-1, -1, 1))
     return cls.from_vectors(vectors, (a['height'], a['width']), vol_shape, spacing, isocenter)
 
-# %% ../nbs/29_conventions.ipynb #6a54d3de
+# %% ../nbs/29_conventions.ipynb #552b9bad
 _ASTRA = {'cone': 'cone_vec', 'parallel': 'parallel3d_vec'}
 
 @patch
@@ -172,7 +172,8 @@ def from_astra(cls:Geometry, volume, projection, isocenter=(0, 0, 0), sid=None)-
     H, W, D, *box = volume
     kind, h, w, rows = projection
     mode = next((m for m, k in _ASTRA.items() if k == kind), None)
-    if mode is None: raise InputError(f'conventions: projection {kind!r} is unknown; choose from {", ".join(_ASTRA.values())}')
+    if mode is None:
+        raise InputError(f'conventions: projection {kind!r} is unknown; choose from {", ".join(_ASTRA.values())}')
     vectors = np.asarray(rows, float).reshape(-1, 4, 3)*(1, 1, -1)
     if mode == 'parallel':
         direction = vectors[:, 0]/np.linalg.norm(vectors[:, 0], axis=1, keepdims=True)

@@ -6,7 +6,7 @@
 __all__ = ['OTHER_SIDE', 'FORCE', 'overlap', 'onto_detector', 'distances', 'place', 'order_by_view', 'inside_field', 'load_model',
            'Reconstruction', 'read_pictures', 'reconstruct']
 
-# %% ../nbs/70_reconstruct.ipynb #155e9fec
+# %% ../nbs/70_reconstruct.ipynb #c3924b20
 import time
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -17,7 +17,7 @@ from torch import Tensor
 from .files import InputError, read_json, staged, write_json
 from .volume import Volume, Window, centered_affine
 from .projector import Geometry, Projector, view_axes
-from .check import Check, check_sections, judge, known_bank
+from .check import Check, check_sections, judge, known_bank, known_xrays, respond
 from .consistency import consistent, reprojection_error
 from .data.radiograph import Xray, read_xray, row_letters, view_name, view_tags
 from .models.saved import load_saved
@@ -275,10 +275,11 @@ def read_pictures(
         if np.ptp(p.lines) == 0: raise InputError(f'{p.path or p.view}: every pixel is the same; it is no radiograph')
     return out
 
-# %% ../nbs/70_reconstruct.ipynb #26ced544
-def _on_model_detector(pictures, pixels, g, model, assumed):
+# %% ../nbs/70_reconstruct.ipynb #b81ee11e
+def _on_model_detector(pictures, pixels, g, model, assumed, seen=None):
     "All pictures on the detector of `g` (V, h, w), and where they cover it; pixels outside a picture cover nothing."
-    lines, air = zip(*(_calibrate(p, model, assumed) for p in pictures))
+    known = [None]*len(pictures) if seen is None else np.moveaxis(seen, 1, 0)
+    lines, air = zip(*(_calibrate(p, model, assumed, k) for p, k in zip(pictures, known)))
     lines = [torch.from_numpy(a) for a in lines]
     alike = len({(p.shape, pixel) for p, pixel in zip(pictures, pixels)}) == 1
     if alike: x, covered = onto_detector(torch.stack(lines), pixels[0], g)
@@ -296,7 +297,7 @@ def _check_finite(predicted, weights):
         raise InputError(f'{weights if isinstance(weights, (str, Path)) else "the model"}: predicts NaN; '
                          'its weights or xray_scale in its config.json are damaged. Train again')
 
-# %% ../nbs/70_reconstruct.ipynb #54039cea
+# %% ../nbs/70_reconstruct.ipynb #05343e0f
 FORCE = 'With --force it is made all the same, and says so'
 
 @torch.no_grad()
@@ -317,9 +318,10 @@ def reconstruct(
     pictures = order_by_view(read_pictures(xrays, geometry), model.geometry.views, own.mode)
     g, pixels, assumed = place(pictures, own, geometry)
     model.set_geometry(g)
-    check = judge(pictures, pixels, g, known_bank(model), assumed)
+    seen = known_xrays(model)
+    check = judge(pictures, pixels, g, known_bank(model, seen), assumed)
     if refuse and check.level > 1: raise InputError(f'{check.reasons[0]}. {FORCE}')
-    x, covered = _on_model_detector(pictures, pixels, g, model, assumed)
+    x, covered = _on_model_detector(pictures, pixels, g, model, assumed, seen)
     device, kev = next(model.parameters()).device, kev or model.config.kev
     x = x.to(device)
     predicted = Window.named('full').inverse(model(x[None]).float().clamp(-1, 1))
@@ -342,13 +344,19 @@ def reconstruct(
     source = source if isinstance(source, dict) else None
     return Reconstruction(volume(final), volume(predicted), x.cpu(), g, metrics, model, source, check)
 
-# %% ../nbs/70_reconstruct.ipynb #2b172bac
-def _calibrate(p, model, assumed):
+# %% ../nbs/70_reconstruct.ipynb #19ba9f2c
+def _calibrate(p, model, assumed, seen=None):
     """Line integrals above that of air, and that of air.
 
-    The grey levels of an uncalibrated radiograph are stretched over the model's usual range. Beyond its edge the
-    picture then goes on as its own air."""
+    The grey levels of an uncalibrated radiograph go through the rising curve that gives the body the line integrals of
+    the patients that the weights keep; where they keep none, they are stretched over the model's usual range, and
+    beyond its edge the picture goes on as its own air."""
     if p.calibrated: return p.lines, 0.
+    if seen is not None:
+        lines = respond(p.lines, seen, None if p.outside is None else ~p.outside)
+        assumed.append(f'{_name(p)}: its line integrals, up to {lines.max():.2g}, are estimated: grey levels are matched '
+                       f'to those of {len(seen)} patients of the weights; HU values are guesses')
+        return lines, 0.
     offset, scale = model.config.xray_offset, model.config.xray_scale
     low, high = offset - scale, offset + 1.5*scale
     assumed.append(f'{_name(p)}: grey levels are taken as line integrals from {max(low, 0):g} to {high:g}; '

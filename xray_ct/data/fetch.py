@@ -13,7 +13,7 @@ from pathlib import Path
 from ..files import InputError, explain_os_error, read_json, write_json
 from .archive import check_zip
 
-# %% ../../nbs/28_fetch.ipynb #7f9b12c0
+# %% ../../nbs/28_fetch.ipynb #7e1b5d1c
 NBIA = 'https://services.cancerimagingarchive.net/nbia-api/services/v1'
 
 @dataclass(frozen=True)
@@ -44,7 +44,8 @@ DATASETS = {
         'Li, P. et al. (2020), doi 10.7937/TCIA.2020.NNC2-0461', 'chests of 355 patients, about 127 GB with PET'),
     'cmb-crc': Recipe(
         'CMB-CRC', 'CC BY 4.0', 'https://creativecommons.org/licenses/by/4.0/',
-        'Cancer Moonshot Biobank (2022), doi 10.7937/DJG7-GZ87', 'trunks of colorectal cancer patients, several scans each'),
+        'Cancer Moonshot Biobank (2022), doi 10.7937/DJG7-GZ87',
+        'trunks of colorectal cancer patients, several scans each'),
 }
 
 def recipe(
@@ -120,7 +121,7 @@ def download(
     persist(attempt, url, pause)
     tag_file.unlink(missing_ok=True)
 
-# %% ../../nbs/28_fetch.ipynb #6069ca7b
+# %% ../../nbs/28_fetch.ipynb #8598e825
 def check_series(
     file, # ZIP of a series with md5hashes.csv
     images=None, # how many the archive says there are
@@ -136,7 +137,8 @@ def check_series(
             for name, want in sums.items():
                 if hashlib.md5(z.read(names[name]), usedforsecurity=False).hexdigest() != want:
                     raise ValueError(f'{name} has another checksum than the archive states')
-    except (zipfile.BadZipFile, OSError, EOFError, UnicodeDecodeError, InputError) as e: raise ValueError(str(e)) from None
+    except (zipfile.BadZipFile, OSError, EOFError, UnicodeDecodeError, InputError) as e:
+        raise ValueError(str(e)) from None
     found = [n for n in names if n.lower().endswith('.dcm')]
     if missing := [n for n in found if n not in sums]: raise ValueError(f'{missing[0]} has no checksum')
     if not found or images is not None and len(found) != images:
