@@ -11,13 +11,10 @@ import machines, readme
 from common import (Failure, code, config, directive, exported, flags_known, is_run, module_of, name, notebooks,
                     process, python, root, tagged, tail, without_magic)
 
-max_kb = 600        # of a notebook
+max_kb = 400        # of a notebook
 max_columns = 120   # of a line of exported code, of tools and of tests
 max_lines = 40      # of an exported cell
 max_module = 450    # lines of a module
-
-# Files that do not keep the rules of form yet: notebooks by their name without `.ipynb`, others by their path.
-not_yet = ['18_plane', '49_plane']
 
 # Names that two modules may export, each with the reason.
 commands = 'the command line has a function a command, named after the function that does the work'
@@ -106,12 +103,12 @@ def form_of_notebook(f, nb):
     tests = re.search(r'\b(assert|test_\w+|expect_fail|allclose)\b', source)
     if not (tests or is_run(f) or f.stem == 'index'): yield 'nothing is asserted in it'
 
-def form_of_cell(c, strict):
-    "Problems of an exported cell; with `strict` also its width and length."
+def form_of_cell(c):
+    "Problems of an exported cell."
     lines, first = c.source.splitlines(), first_line(c.source)
-    if strict and len(lines) > max_lines:
+    if len(lines) > max_lines:
         yield f'an exported cell of {len(lines)} lines, more than {max_lines} ({first})'
-    if strict: yield from (f'exported code: {p}' for p in wide(lines))
+    yield from (f'exported code: {p}' for p in wide(lines))
     if directive(c, '|'.join(flags_known)): yield f'a flag drops an exported cell ({first})'
     if re.search(r'^\s*from .+ import \*|^\s*(from|import) (fastai\.(vision|medical)|torchvision)', c.source, re.M):
         yield f'an import that is not allowed in exports ({first})'
@@ -126,9 +123,9 @@ def check_form():
     out = []
     for f in notebooks():
         out += [f'{name(f)}: {p}' for p in form_of_notebook(f, nbformat.read(f, 4))]
-        out += [f'{name(f)}: {p}' for c in exported(f) for p in form_of_cell(c, f.stem not in not_yet)]
+        out += [f'{name(f)}: {p}' for c in exported(f) for p in form_of_cell(c)]
     for f in scripts():
-        if name(f) not in not_yet: out += [f'{name(f)}: {p}' for p in wide(f.read_text(encoding='utf-8').splitlines())]
+        out += [f'{name(f)}: {p}' for p in wide(f.read_text(encoding='utf-8').splitlines())]
     return out
 
 # ---------------------------------------------------------------- rooms: chapters, layers, names

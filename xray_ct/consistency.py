@@ -61,6 +61,7 @@ def _noise(lam, outside, keep):
 
 def _dot(a, b): return (a*b).sum((1, 2, 3), keepdim=True)
 
+# %% ../nbs/21_consistency.ipynb #b078027e
 @torch.no_grad()
 def cg_correction(
     residual, # (B, V, h, w) y − Ax, line integrals

@@ -64,7 +64,7 @@ def nifti_header(
     h = {k: struct.unpack_from(order + form, head, at) for k, (at, form) in NIFTI[size].items()}
     h['dim'] = tuple(h['dim'][1:1 + h['dim'][0]]) if 0 < h['dim'][0] < 8 else ()
     while len(h['dim']) > 3 and h['dim'][-1] == 1: h['dim'] = h['dim'][:-1]
-    dtype = DTYPES.get(h['kind'][0])
+    dtype = DTYPES.get(h['kind'][0], '')
     _check_voxels(h, size, dtype)
     return dict(h, order=order, size=size, dtype=np.dtype(order + dtype), offset=int(h['offset'][0]))
 
@@ -78,7 +78,7 @@ def _check_voxels(h, size, dtype):
     if math.prod(h['dim']) > VOXELS:
         raise ValueError(f'says that it has {shape} voxels, more than {VOXELS:,}; it is damaged, or must be cropped '
                          'or down-sampled first')
-    if dtype is None or int(dtype[1])*8 != h['kind'][1]:
+    if not dtype or int(dtype[1])*8 != h['kind'][1]:
         raise ValueError(f'has voxels of type {h["kind"][0]} with {h["kind"][1]} bits (colour, complex numbers, or '
                          'damaged); a CT has one number a voxel, so export it again in HU')
     if not (math.isfinite(h['offset'][0]) and size <= h['offset'][0] < 1 << 30):
@@ -164,7 +164,8 @@ def read_nifti(
                 raise ValueError(damaged)  # what gzip can do at most: nothing is allocated for a lie
             a = np.empty(h['dim'][::-1], h['dtype'])
             if not _fill(f, a, h['offset']): raise ValueError(damaged)
-    except (EOFError, gzip.BadGzipFile, isal_zlib.error, struct.error): raise InputError(f'{path}: {damaged}') from None
+    except (EOFError, gzip.BadGzipFile, isal_zlib.error, struct.error):  # type: ignore[misc]
+        raise InputError(f'{path}: {damaged}') from None
     except OSError as e:
         raise InputError(f'{path}: cannot be read ({e.strerror or e}); check its permissions') from None
     except ValueError as e: raise InputError(f'{path}: {e}') from None
@@ -230,7 +231,7 @@ def check_packed(
                 while block and total <= n:
                     total += len(z.decompress(block, 1 << 24))
                     block = z.unconsumed_tail
-    except isal_zlib.error: total = -1
+    except isal_zlib.error: total = -1  # type: ignore[misc]
     if total != n or not z.eof: raise InputError(f'{name}: is cut off or damaged; copy or download it again')
 
 # %% ../nbs/02_formats.ipynb #4b53fb7e

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TISSUES', 'BONE', 'AIR_FILLED', 'PROTOCOLS', 'words', 'psnr', 'ssim_map', 'ssim', 'body_mask', 'tissue_bias', 'dice',
-           'overlaps', 'edges', 'on_one_grid', 'score', 'label', 'unit', 'is_number', 'headline', 'number']
+           'overlaps', 'edge_scores', 'on_one_grid', 'score', 'label', 'unit', 'is_number', 'headline', 'number']
 
 # %% ../nbs/22_metrics.ipynb #bffcc5d7
 import math, re
@@ -75,7 +75,7 @@ def ssim(pred, truth, data_range, dims=3, window=7, sample=True):
     if not a.is_floating_point() or not b.is_floating_point(): a, b = a.float(), b.float()
     return ssim_map(a, b, data_range, dims, window, sample).mean()
 
-# %% ../nbs/22_metrics.ipynb #cdafab42
+# %% ../nbs/22_metrics.ipynb #7d43236c
 # HU of the truth, low ≤ v < high
 TISSUES = {'air': (-1100, -950), 'lung': (-950, -500), 'fat': (-150, -30), 'soft': (0, 100), 'bone': (200, 4000)}
 
@@ -88,8 +88,10 @@ def body_mask(
     a = hu.array if isinstance(hu, Volume) else np.asarray(hu)
     # ITK's numbering of pieces: 1 is the largest after relabelling
     body = sitk.RelabelComponent(sitk.ConnectedComponent(sitk.GetImageFromArray((a > threshold).astype(np.uint8)))) == 1
-    return np.stack([sitk.GetArrayFromImage(sitk.BinaryFillhole(body[:, :, i], True)).astype(bool)
-                     for i in range(a.shape[0])])
+    fill = sitk.BinaryFillholeImageFilter()
+    fill.SetFullyConnected(True)
+    fill.SetNumberOfThreads(1)  # a slice is too small to share: half the time
+    return np.stack([sitk.GetArrayFromImage(fill.Execute(body[:, :, i])).astype(bool) for i in range(a.shape[0])])
 
 def tissue_bias(pred, truth):
     # (D, H, W) HU arrays → {'bias_hu_lung': mean of pred - truth over the truth's lung, …}; None where there is none
@@ -116,8 +118,8 @@ def overlaps(
     return dict(dice_body=dice(own, body), dice_bone=dice(pred >= BONE, truth >= BONE),
                 dice_airspace=dice(own & (pred < AIR_FILLED), body & (truth < AIR_FILLED)))
 
-# %% ../nbs/22_metrics.ipynb #4946899c
-def edges(
+# %% ../nbs/22_metrics.ipynb #29ac3cff
+def edge_scores(
     pred, truth, # (D, H, W) HU
     body, # (D, H, W) bool
     steepest=.1, # share of the body's voxels that count as edges
@@ -162,8 +164,8 @@ def on_one_grid(pred, truth): # Volumes, arrays or tensors in HU → two float32
         raise InputError(f'the truth spans only {np.ptp(t):.3g} HU{why}')
     return p, t, bool(moved)
 
-# %% ../nbs/22_metrics.ipynb #ab0abdf1
-def _ssim64(p, t, R, dims=3, mask=None, slab=32): # float32 tensors (D, H, W) → mean SSIM of the windows centred in a mask
+# %% ../nbs/22_metrics.ipynb #30698585
+def _ssim64(p, t, R, dims=3, mask=None, slab=32): # float32 (D, H, W) → mean SSIM of the windows centred in a mask
     "In float64, some slices at a time: float32 costs 1e-5, and a whole body in doubles would fill the memory."
     total, n, edge = 0., 0, 3 if dims == 3 else 0
     for a in range(0, max(1, len(p) - 2*edge), slab):
@@ -195,7 +197,7 @@ def _masked(p, t, mask): # `hu` inside a mask
 def _v2(p, t, mask): # protocol, version 2
     c, air = [v.clip(-1000, 1000) for v in (p, t)], mask & (t < AIR_FILLED)
     bias = (c[0] - c[1])[air].mean(dtype=np.float64) if air.any() else None
-    return _hu(p, t) | _masked(p, t, mask) | overlaps(p, t, mask) | edges(*c, mask) | dict(bias_hu_airspace=bias)
+    return _hu(p, t) | _masked(p, t, mask) | overlaps(p, t, mask) | edge_scores(*c, mask) | dict(bias_hu_airspace=bias)
 
 # %% ../nbs/22_metrics.ipynb #706a2921
 def _published(p, t):
@@ -249,9 +251,9 @@ def score(
     plain = {k: v if v is None or isinstance(v, str) else float(v) for k, v in found.items()}
     return dict(protocol=protocol, **plain, hu_clip=[-1000, 1000], shape=list(p.shape), truth_resampled=moved)
 
-# %% ../nbs/22_metrics.ipynb #8f88c380
+# %% ../nbs/22_metrics.ipynb #477153a6
 words = {'psnr': 'PSNR', 'ssim': 'SSIM', 'mae': 'MAE', 'rmse': 'RMSE', 'nrmse': 'NRMSE', 'ncc': 'NCC',
-         '3d': '3-D', '2d': '2-D', 'hu': '', 'db': ''}
+         '3d': '3-D', '2d': '2-D', 'hu': '', 'db': '', 'dice': 'Dice', 'airspace': 'air-filled space'}
 
 def label(
     key, # e.g. 'psnr_3d_range2000'

@@ -43,7 +43,7 @@ def _transposed_taps(
     m = torch.arange(len(bag), **kw) + (low - offsets[:-1])[bag]
     return offsets, k[bag], m, 1 - (c[k[bag], m] - z[bag]).abs()
 
-# %% ../nbs/05_projector.ipynb #15d0cd49
+# %% ../nbs/05_projector.ipynb #50bb9dd4
 class AlignedView:
     "One view whose detector is parallel to the volume's faces: separable, two taps a row and a column in each slice."
     def __init__(self,
@@ -72,7 +72,8 @@ class AlignedView:
         "Items that are projected together, side by side in each row: one on a CPU, on a card as many as the budget holds."
         a_slice = self.det[0]*self.shape[self.other]
         n = min(len(self.rows), max(1, round(self.budget(x)/a_slice)))
-        return x.split(1 if x.is_cpu else max(1, self.budget(x)//(n*a_slice)))
+        return x.split(1 if self.alone(x) else max(1, self.budget(x)//(n*a_slice)))
+    def alone(self, x)->bool: return x.is_cpu
 
     def tables(self, what, like):
         "Tables of `what` ('forward' or 'adjoint') on the device and in the dtype of `like`, made when first asked for."
@@ -84,7 +85,7 @@ class AlignedView:
             self._cache[key] = chunks, self.length.to(like.device, like.dtype)
         return self._cache[key]
 
-# %% ../nbs/05_projector.ipynb #54831c1c
+# %% ../nbs/05_projector.ipynb #fd24a999
 @patch
 def _forward_table(self:AlignedView, a, b, device, dtype):
     "Slices a to b: bags of volume rows, then bags of the columns of what they gave."
@@ -118,16 +119,16 @@ def forward(self:AlignedView,
     pictures = []
     for group in self.groups(mu):                                                          # (B, D, K, X)
         n, parts = len(group), []
-        rows = group.permute(1, 2, 0, 3).reshape(-1, n*X)                                  # (D*K, B*X)
+        rows = group.permute(1, 2, 0, 3).contiguous().view(-1, n*X)                        # (D*K, B*X)
         for a, b, z, oz, wz, x, ox, wx in chunks:
             t = _bags(z, rows, oz, wz).view(b-a, h, n, X)                                  # (k, h, B, X)
             parts.append(_bags(x, t.permute(0, 3, 2, 1).reshape(-1, n*h), ox, wx))         # (w, B*h)
         for part in parts[1:]: parts[0] += part
         pictures.append(parts[0].view(w, n, h))
-    out = torch.cat(pictures, 1).permute(1, 2, 0)*length
+    out = (torch.cat(pictures, 1) if pictures[1:] else pictures[0]).permute(1, 2, 0)*length
     return out.flip(-1) if self.flip else out
 
-# %% ../nbs/05_projector.ipynb #175b64b7
+# %% ../nbs/05_projector.ipynb #b943780a
 @patch
 def _adjoint_table(self:AlignedView, a, b, device, dtype):
     "Slices a to b: bags of picture columns, then bags of the rows of what they gave."
@@ -147,7 +148,7 @@ def adjoint(self:AlignedView,
     out = xray.new_empty(len(xray), D, len(self.rows), X)
     for volumes, group in zip(self.groups(out), self.groups(pictures)):
         n = len(group)
-        rows = group.permute(2, 0, 1).reshape(w, n*h)
+        rows = group.permute(2, 0, 1).contiguous().view(w, n*h)
         for a, b, u, ox, wx, v, oz, wz in chunks:
             t = _bags(u, rows, ox, wx).view(b-a, X, n, h)                                     # (k, X, B, h)
             t = _bags(v, t.permute(0, 3, 2, 1).reshape(-1, n*X), oz, wz).view(D, b-a, n, X)

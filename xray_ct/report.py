@@ -94,13 +94,14 @@ def plain(value):
     if isinstance(value, (list, tuple)): return ', '.join(map(plain, value)) or 'none'
     return 'none' if value is None else f'{value:.6g}' if isinstance(value, float) else str(value)
 
-# %% ../nbs/61_report.ipynb #9f4651e4
+# %% ../nbs/61_report.ipynb #0a9a2da4
 def aim(
     key, # e.g. 'mae_hu'
 ):
-    "Which way is better: 'less', 'nearer 0' or 'more'."
+    "Which way is better: 'less', 'nearer 0', 'nearer 1' or 'more'."
     parts = set(str(key).lower().split('_'))
     return ('nearer 0' if 'bias' in parts else
+            'nearer 1' if {'sharpness', 'match'} & parts else
             'less' if {'mae', 'rmse', 'nrmse', 'mse', 'error', 'loss', 'seconds', 'bytes'} & parts else
             'more')
 
@@ -109,7 +110,8 @@ def best(
     values, # {method: value}
 ):
     "The methods that share the best finite value."
-    rank = {'less': lambda x: -x, 'nearer 0': lambda x: -abs(x), 'more': lambda x: x}[aim(key)]
+    rank = {'less': lambda x: -x, 'nearer 0': lambda x: -abs(x), 'nearer 1': lambda x: -abs(x - 1),
+            'more': lambda x: x}[aim(key)]
     v = {m: rank(x) for m, x in values.items() if is_number(x) and math.isfinite(x)}
     return {m for m, x in v.items() if x == max(v.values())} if len(v) > 1 else set()
 
@@ -171,7 +173,7 @@ thead th { border-top: 0; background: var(--panel); vertical-align: bottom; whit
 th small { display: block; font-weight: normal; color: var(--soft) }
 th:first-child { text-align: left; font-weight: 600 } \
 tbody th { white-space: normal; min-width: 8.5rem; position: sticky; left: 0; background: var(--paper) } \
-tr.ours > * { background: var(--panel) }
+tbody .ours { background: var(--panel) }
 table.settings th { min-width: 0; font: .85rem/1.5 ui-monospace, Menlo, Consolas, monospace; font-weight: normal; \
 width: 1%; vertical-align: top }
 table.settings td { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 12rem } \
@@ -215,8 +217,9 @@ tabindex="0" role="group" aria-label="{{ s.title }}, scrolls on a small screen"{
 {% elif s.kind == 'scores' %}<div class="frame" tabindex="0" role="group" aria-label="{{ s.title }}, table"><table>\
 <thead><tr><th scope="col">Method</th>{% for name, how in s.heads %}<th scope="col">{{ name }}<small>{{ how }}</small>\
 </th>{% endfor %}</tr></thead>
-<tbody>{% for name, ours, cells in s.rows %}<tr{% if ours %} class="ours"{% endif %}><th scope="row">{{ name }}</th>\
-{% for text, best in cells %}<td>{% if best %}<strong>{{ text }}</strong>{% else %}{{ text }}{% endif %}</td>\
+<tbody>{% for name, ours, cells in s.rows %}{% set mark = ' class="ours"'|safe if ours else '' %}<tr>\
+<th scope="row"{{ mark }}>{{ name }}</th>{% for text, best in cells %}<td{{ mark }}>\
+{% if best %}<strong>{{ text }}</strong>{% else %}{{ text }}{% endif %}</td>\
 {% endfor %}</tr>{% endfor %}</tbody></table></div>
 <p class="soft">{{ s.verdict }}{{ ' ' ~ s.note if s.note }}</p>
 {% else %}<div class="frame"><table class="settings"><tbody>{% for name, value in s.rows %}<tr>\

@@ -53,7 +53,8 @@ class Tracker(TorchDispatchMode):
         s = t.untyped_storage()
         key = s._cdata
         if key in self.alive: return self.alive[key][0]
-        b = Block(s.nbytes(), tuple(t.shape), str(t.dtype)[6:], self.clock, self.phase, *where, kind,
+        path, line = where
+        b = Block(s.nbytes(), tuple(t.shape), str(t.dtype)[6:], self.clock, self.phase, path, line, kind,
                   recomputed=self.phase == 'backward' and bool(self.stack))
         self.alive[key] = b, weakref.ref(s, lambda _: self._free(key))
         self.blocks.append(b)

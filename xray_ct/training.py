@@ -41,15 +41,14 @@ def tune_allocator():
         libc.mallopt(-4, 0); libc.mallopt(-1, 2**31 - 1)  # M_MMAP_MAX, M_TRIM_THRESHOLD
     except OSError: pass  # musl has no mallopt
 
-# %% ../nbs/55_training.ipynb #322e9626
+# %% ../nbs/55_training.ipynb #31160d75
 class AllAtOnce(Optimizer):
     "fastai's `Adam` with decoupled weight decay, for all parameters at once (Loshchilov and Hutter, arXiv 1711.05101)."
     def __init__(self, params, lr, mom=.9, sqr_mom=.99, eps=1e-5, wd=.01):
         super().__init__(params, [], lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
 
     def zero_grad(self):
-        grads = [local_tensor(p.grad.detach_()) for p, *_ in self.all_params(with_grad=True)]
-        if grads: torch._foreach_zero_(grads)
+        for p, *_ in self.all_params(with_grad=True): p.grad = None  # zeros would be added to, parameter by parameter
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -178,7 +177,7 @@ def criterion(
     "What a run minimises."
     return model.criterion(config)
 
-# %% ../nbs/55_training.ipynb #c3268b79
+# %% ../nbs/55_training.ipynb #0e2a3125
 def dry_run_step(
     config:RunConfig,
     model=None, # the model's config; default: what the run says
@@ -195,7 +194,7 @@ def dry_run_step(
     if cls.needs_target: inputs['target'] = target
     empty = lambda shape: None if shape is None else torch.zeros(shape)
     loss = lambda out: kept['loss'](out, empty(target), empty(given))
-    return dict(model=made, inputs=inputs, loss=loss, copies=1)  # the moving average of the weights
+    return dict(model=made, inputs=inputs, loss=loss, copies=1, keep_grads=False)  # copies: the weights' moving average
 
 # %% ../nbs/55_training.ipynb #39ee0349
 def training_device()->torch.device:

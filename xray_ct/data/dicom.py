@@ -69,7 +69,8 @@ def choose(
     series=None, # SeriesNumber or SeriesInstanceUID (its end is enough)
 ) -> list:
     "The slices of the one CT series, or of the one asked for."
-    groups, images = {}, {}
+    groups:dict = {}
+    images:dict = {}
     for s in slices:
         if s.modality != 'CT': continue
         groups.setdefault(s.series, []).append(s)
@@ -95,7 +96,8 @@ def without_copies(
     slices:list, # of one series
 )->list:
     "One of each: slices of the same SOPInstanceUID and place whose bytes or voxels are equal count once."
-    seen, kept = {}, []
+    seen:dict = {}
+    kept = []
     for s in slices:
         same = seen.setdefault((s.instance or s.name, s.position), [])
         if any(_equal(s, t) for t in same): continue
@@ -215,7 +217,8 @@ def read_pixels(
         elif not (stored := stored_voxels(s)): stored = _decoded(s)
     except InputError: raise
     except Exception as e: raise InputError(f'{s.name}: {DAMAGED} ({type(e).__name__})') from e
-    return to_hu(*stored, s.rescale, out)
+    values, padded = stored
+    return to_hu(values, padded, s.rescale, out)
 
 # %% ../../nbs/12_dicom.ipynb #64eea14d
 def _decoded(s):
@@ -283,7 +286,7 @@ def read_stack(path, slices) -> Volume: # slices of one series, in any order
 def read_ct(
     path:Path, # folder or ZIP of DICOM files, DICOMDIR, or NIfTI, NRRD, MHA
     series=None, # which DICOM series, if there are several: SeriesNumber, or SeriesInstanceUID or its end
-    say:Callable=say, # gets a sentence for everything that was assumed; None: it is only in `meta['assumed']`
+    say:Callable|None=say, # gets a sentence for everything that was assumed; None: it is only in `meta['assumed']`
 )->Volume: # HU, canonical axes, affine in LPS mm
     "Read a CT; `InputError` names the file and the remedy for whatever would be read wrongly."
     path = check_name(path)
@@ -292,7 +295,8 @@ def read_ct(
     if not folder: check_file(path)
     one_file = not folder and path.name.lower().endswith(FORMATS)
     vol = check_hu(_read_volume(path) if one_file else _read_dicom(path, series), path)
-    for sentence in vol.meta.get('assumed', []) if say else []: say(f'{path}: {sentence}')
+    if say:
+        for sentence in vol.meta.get('assumed', []): say(f'{path}: {sentence}')
     return vol
 
 def _read_dicom(path, series):

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..files import InputError, explain_os_error, read_json, write_json
 from .archive import check_zip
 
-# %% ../../nbs/28_fetch.ipynb #7e1b5d1c
+# %% ../../nbs/28_fetch.ipynb #7f9b12c0
 NBIA = 'https://services.cancerimagingarchive.net/nbia-api/services/v1'
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ DATASETS = {
         'trunks of colorectal cancer patients, several scans each'),
 }
 
+# %% ../../nbs/28_fetch.ipynb #79d6a7b4
 def recipe(
     name, # one of `DATASETS`
 )->Recipe:
@@ -121,7 +122,7 @@ def download(
     persist(attempt, url, pause)
     tag_file.unlink(missing_ok=True)
 
-# %% ../../nbs/28_fetch.ipynb #8598e825
+# %% ../../nbs/28_fetch.ipynb #6069ca7b
 def check_series(
     file, # ZIP of a series with md5hashes.csv
     images=None, # how many the archive says there are
@@ -201,6 +202,7 @@ def list_series(
     if not best: raise InputError(f'{url}: lists no series of {r.least} slices or more; was the collection renamed?')
     return [best[p] for p in sorted(best, key=str)][:patients]
 
+# %% ../../nbs/28_fetch.ipynb #e39ae526
 def fetch(
     name, # one of `DATASETS`
     folder, # gets one ZIP a patient, and SOURCE.json with licence and attribution

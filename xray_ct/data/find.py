@@ -12,7 +12,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterable
 from .archive import open_files
 from .tags import Cells, DAMAGED, read_dataset, stored_values, tag_numbers
 from .write_dicom import KEPT
@@ -35,18 +35,18 @@ class Slice:
     shape: tuple # rows, columns
     colour: bool # several samples a pixel, a palette, or 8 bits
     kind: str = '' # SOPClassUID
-    cells: Cells = None # how its voxels lie in their bits
-    pixel: tuple = None # mm between rows, between columns
-    position: tuple = None # ImagePositionPatient, LPS mm
-    orientation: tuple = None # ImageOrientationPatient
-    rescale: tuple = None # slope, intercept
+    cells: Cells = Cells() # how its voxels lie in their bits
+    pixel: tuple|None = None # mm between rows, between columns
+    position: tuple|None = None # ImagePositionPatient, LPS mm
+    orientation: tuple|None = None # ImageOrientationPatient
+    rescale: tuple|None = None # slope, intercept
     quantity: str = '' # RescaleType
     frame_of_reference: str = ''
-    meta: dict = None # goes to Volume.meta
+    meta: dict|None = None # goes to Volume.meta
     wrong: str = '' # what is nonsense about it
-    plain: int = None # where its voxels begin, if they are 16 bits each, uncompressed, and nothing follows
+    plain: int|None = None # where its voxels begin, if they are 16 bits each, uncompressed, and nothing follows
     stack: tuple = () # StackID, TemporalPositionIndex of a frame
-    frame: tuple = None # (the file's `Frames`, which of them)
+    frame: tuple|None = None # (the file's `Frames`, which of them)
     inside: tuple = () # the frames of a multi-frame file
 
     @property
@@ -117,7 +117,7 @@ def _tag(key):
 
 class Header:
     "A pydicom dataset's `get`, which converts equal bytes once."
-    known = {}
+    known:dict = {}
     def __init__(self, ds): self.ds, self.letters = ds, str(getattr(ds.get_item(0x00080005), 'value', ''))
     def get(self, key, default=None):
         raw = self.ds.get_item(_tag(key))
@@ -324,6 +324,7 @@ def find_cts(
 
     Only names and a few headers are read: `read_ct` decides what a folder's CT is, here as everywhere."""
     root, found, loose = Path(root), [], []
+    walk:Iterable
     if not root.exists(): raise InputError(f'{root}: no such folder')
     if root.is_file(): root, known, walk = root.parent, {}, [(str(root.parent), [], [root.name])]
     else: known, walk = patient_table(root), os.walk(root)

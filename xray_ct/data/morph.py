@@ -44,7 +44,7 @@ class Donor:
     hu: np.ndarray    # (D, H, W) float32
     seen: np.ndarray  # (D,) bool: slices that the scan has
 
-# %% ../../nbs/27_morph.ipynb #a1f0894b
+# %% ../../nbs/27_morph.ipynb #8f2ff782
 def without_table(
     hu:np.ndarray, # (D, H, W) HU
 )->tuple: # (D, H, W) HU; (D, H, W) bool: the body with its lungs
@@ -52,7 +52,8 @@ def without_table(
     import SimpleITK as sitk
     image = lambda mask: sitk.GetImageFromArray(mask.astype(np.uint8))
     core = sitk.BinaryMorphologicalOpening(image(hu > -300), [1]*3)
-    closed = sitk.GetArrayFromImage(sitk.BinaryMorphologicalClosing(core, [1, 3, 3][::-1])) > 0  # a chest cut by the scan's edge
+    # a chest that the scan's edge cuts has holes in its side
+    closed = sitk.GetArrayFromImage(sitk.BinaryMorphologicalClosing(core, [3, 3, 1])) > 0
     body = body_mask(np.where(closed, 0., AIR)) if closed.any() else closed
     skin = sitk.GetArrayFromImage(sitk.BinaryDilate(image(body), [1]*3)) > 0
     return np.where(skin, hu, AIR).astype(np.float32), body
@@ -70,7 +71,7 @@ def donor(
     z = A[2, 0]*np.arange(config.shape[0]) + A[2, 3]
     return Donor(name, hu, (z > ends.min()) & (z < ends.max()))
 
-# %% ../../nbs/27_morph.ipynb #4d303e76
+# %% ../../nbs/27_morph.ipynb #1b012f6b
 def warp(
     f:Tensor, # (C, D, H, W)
     u:Tensor, # (3, D, H, W) displacements along D, H, W, mm
@@ -98,6 +99,7 @@ def inverse(u:Tensor, spacing:float, steps=12)->Tensor: # (3, D, H, W) mm
     for _ in range(steps): w = -warp(u, w, spacing)
     return w
 
+# %% ../../nbs/27_morph.ipynb #992f302d
 def smooth_noise(
     rng:np.random.Generator,
     n:int, # fields
@@ -248,7 +250,7 @@ def mosaic(rng, shape, t, voxels):
     noise = torch.from_numpy(smooth_noise(rng, 1, shape, voxels)[0])
     return torch.sigmoid(6*(noise + 2.4*(min(max(t, 0.), 1.) - .5)))
 
-# %% ../../nbs/27_morph.ipynb #a352ac02
+# %% ../../nbs/27_morph.ipynb #f2f02d4f
 _tissues = np.array([-1000., -950, -850, -700, -500, -100, 0, 60, 150, 400, 1500])  # HU
 _spread = np.array([0., 12, 35, 45, 30, 12, 8, 10, 20, 45, 180])                    # HU, standard deviation
 
@@ -268,6 +270,16 @@ def _blob(rng, shape, center, radii, value, hu, where):
     inside = 1/(1 + np.exp(np.clip(2*min(radii)*(q + .25*smooth_noise(rng, 1, shape, 8.)[0] - 1), -30, 30)))
     return hu + (value - hu)*inside*where
 
+def _effusion(rng, hu, lung):
+    "Fluid at the bottom and the back of one lung."
+    w = np.arange(hu.shape[2])
+    side = lung & ((w < np.median(np.nonzero(lung)[2])) == (rng.random() < .5))
+    low = np.arange(hu.shape[0])[:, None, None] + rng.uniform(.3, 1.)*np.arange(hu.shape[1])[:, None] + 0*w
+    level = np.quantile(low[side], rng.uniform(.8, .97))
+    fluid = 1/(1 + np.exp(np.clip(level - low, -30, 30)))
+    return hu + (rng.uniform(0, 25) - hu)*fluid*side
+
+# %% ../../nbs/27_morph.ipynb #b324171f
 def add_findings(
     hu:np.ndarray, # (D, H, W) HU
     body:np.ndarray, # (D, H, W) bool
@@ -282,11 +294,7 @@ def add_findings(
     for kind in rng.choice(['nodule', 'nodule', 'consolidation', 'effusion'], rng.integers(1, 4)):
         found.append(str(kind))
         if kind == 'effusion':
-            side = (np.arange(hu.shape[2]) < np.median(at[:, 2])) == (rng.random() < .5)
-            low = np.arange(hu.shape[0])[:, None, None] + rng.uniform(.3, 1.)*np.arange(hu.shape[1])[:, None]
-            level = np.quantile((low + 0*hu)[lung & side], rng.uniform(.8, .97))
-            fluid = 1/(1 + np.exp(np.clip(level - low, -30, 30)))
-            hu = hu + (rng.uniform(0, 25) - hu)*fluid*(lung & side)
+            hu = _effusion(rng, hu, lung)
             continue
         r = (rng.uniform(4, 14) if kind == 'nodule' else rng.uniform(18, 45))*rng.uniform(.8, 1.25, 3)/spacing
         value = rng.uniform(0, 70) if kind == 'nodule' else rng.uniform(-500, 20)
@@ -312,7 +320,7 @@ def add_table(
     here = seen[:, None, None] & ~body & (table > AIR)
     return np.where(here, np.maximum(hu, table), hu).astype(np.float32)
 
-# %% ../../nbs/27_morph.ipynb #b8b01b38
+# %% ../../nbs/27_morph.ipynb #ee4903f6
 def child(
     a:Donor, b:Donor, # the same one twice: a child of one parent
     u:Tensor, # from `register(a, b)`, on every other voxel as `register_all` has it; None for one parent
@@ -337,6 +345,7 @@ def child(
                 findings=found, table=bool(lying), seed=seed)
     return _cropped(hu, s, meta)
 
+# %% ../../nbs/27_morph.ipynb #6c4715ed
 def _kept_rows(seen, rng, cut):
     "Slices of a scan that begins and ends somewhere else."
     rows, ends = np.flatnonzero(seen), rng.uniform(0, cut, 2)*(rng.random(2) < .5)

@@ -78,7 +78,7 @@ def family_errors(
         errors.append(((e @ G)*e).sum(1).mean())
     return torch.stack(errors)
 
-# %% ../../nbs/41_ridge.ipynb #6fc30b2b
+# %% ../../nbs/41_ridge.ipynb #dd6a08a6
 class Ridge(nn.Module):
     "Ridge regression from X-rays to volumes, with exact leave-one-out for its own training cases."
     def __init__(self,
@@ -118,9 +118,12 @@ class Ridge(nn.Module):
         self.register_buffer('patient', numbers, persistent=False)  # in config()
         self.register_buffer('ancestors', _ancestors(patients) if families else None, persistent=False)
 
-    def config(self): # dict of plain numbers: Ridge(**config) has the right shapes for load_state_dict
-        own = {k: getattr(self, k) for k in 'n xray_shape vol_shape stride pixels constant half'.split()}
-        return own if self.patients is None else {**own, 'patients': self.patients}
+# %% ../../nbs/41_ridge.ipynb #82c29e0f
+@patch
+def config(self:Ridge): # dict of plain numbers: Ridge(**config) has the right shapes for load_state_dict
+    "What makes an empty module of the right shapes."
+    own = {k: getattr(self, k) for k in 'n xray_shape vol_shape stride pixels constant half'.split()}
+    return own if self.patients is None else {**own, 'patients': self.patients}
 
 def _ancestors(patients): # numbers, or lists of them → (N, P) bool
     "Which case descends from whom."
