@@ -276,11 +276,11 @@ def read_pictures(
         if np.ptp(p.lines) == 0: raise InputError(f'{p.path or p.view}: every pixel is the same; it is no radiograph')
     return out
 
-# %% ../nbs/70_reconstruct.ipynb #47dbacef
+# %% ../nbs/70_reconstruct.ipynb #1fdf190f
 def _on_model_detector(pictures, pixels, g, model, assumed, seen=None):
     "All pictures on the detector of `g` (V, h, w), and where they cover it; pixels outside a picture cover nothing."
-    known = [None]*len(pictures) if seen is None else np.moveaxis(seen, 1, 0)
-    lines, air = zip(*(_calibrate(p, model, assumed, k) for p, k in zip(pictures, known)))
+    lines, air = zip(*(_calibrate(p, model, assumed, seen if seen is None else seen[:, k])
+                       for k, p in enumerate(pictures)))
     lines = [torch.from_numpy(a) for a in lines]
     alike = len({(p.shape, pixel) for p, pixel in zip(pictures, pixels)}) == 1
     if alike: x, covered = onto_detector(torch.stack(lines), pixels[0], g)
@@ -363,19 +363,17 @@ def reconstruct(
     source = source if isinstance(source, dict) else None
     return Reconstruction(volume(final), volume(predicted), x.cpu(), g, metrics, model, source, check)
 
-# %% ../nbs/70_reconstruct.ipynb #95fe2fc7
+# %% ../nbs/70_reconstruct.ipynb #81fc759c
 def _calibrate(p, model, assumed, seen=None):
     """Line integrals above that of air, and that of air: of an unknown curve as `respond` estimates them, or, where the
     weights keep no patients, stretched over the model's range, with the picture's own air beyond its edge."""
     if p.calibrated: return p.lines, 0.
     if seen is not None:
-        lines = respond(p.lines, seen, None if p.outside is None else ~p.outside)
-        assumed.append(f'{_name(p)}: its line integrals, up to {lines.max():.2g}, are estimated: grey levels are matched '
-                       f'to those of {len(seen)} patients of the weights; HU values are guesses')
-        return lines, 0.
+        assumed.append(f'{_name(p)}: its line integrals are estimated, grey levels matched to those of {len(seen)} patients '
+                       'of the weights; HU values are guesses')
+        return respond(p.lines, seen, None if p.outside is None else ~p.outside), 0.
     low, high = (max(model.config.xray_offset + k*model.config.xray_scale, 0.) for k in (-1, 1.5))
-    assumed.append(f'{_name(p)}: grey levels are taken as line integrals from {low:g} to {high:g}; '
-                   'HU values are guesses')
+    assumed.append(f'{_name(p)}: grey levels are taken as line integrals from {low:g} to {high:g}; HU values are guesses')
     return p.lines*np.float32(high - low), low
 
 def _body(path):
@@ -427,7 +425,7 @@ def sections(self:Reconstruction, truth=None, scores=None):
             *looked[len(over):], Settings('Acquisition and field', self.geometry.to_dict()),
             Settings('Provenance', provenance())]
 
-# %% ../nbs/70_reconstruct.ipynb #da7d4c31
+# %% ../nbs/70_reconstruct.ipynb #ef26aef7
 @patch
 def save(self:Reconstruction, folder, truth=None, overwrite=False):
     """Write `ct.nii.gz`, `dicom/`, `report.html` and `metrics.json`, all or nothing.
@@ -444,7 +442,7 @@ def save(self:Reconstruction, folder, truth=None, overwrite=False):
         mark = self.metrics.get('weights')
         by = f' by the weights {mark["name"]} of the package' if mark else ''
         described = f'reconstructed from X-rays{by}: synthetic, not for diagnosis'
-        forced = self.check is not None and self.check.level > 1
+        forced = bool(self.check and self.check.level > 1)
         if forced: described = f'from X-rays found NOT USABLE{by}: synthetic, not for diagnosis'
         write_dicom(self.volume, f/'dicom', description=described, source_meta=self.source)
         write_report(f/'report.html', 'CT from X-rays', self.sections(truth, scores),
