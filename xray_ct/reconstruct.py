@@ -6,7 +6,7 @@
 __all__ = ['OTHER_SIDE', 'FORCE', 'distances', 'place', 'order_by_view', 'inside_field', 'load_model', 'Reconstruction',
            'read_pictures', 'reconstruct']
 
-# %% ../nbs/70_reconstruct.ipynb #87a67b2c
+# %% ../nbs/70_reconstruct.ipynb #6db09355
 import time
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -17,7 +17,7 @@ from torch import Tensor
 from .files import InputError, read_json, staged, write_json
 from .volume import Volume, Window, centered_affine
 from .projector import Geometry, Projector, view_axes
-from .check import Check, check_sections, judge_pictures, known_bank
+from .check import Check, check_sections, judge_pictures, known_bank, known_xrays, respond
 from .consistency import Outside, consistent, outside_estimate, reprojection_error
 from .outside import load_outside
 from .data.drr import onto_detector
@@ -254,10 +254,11 @@ def read_pictures(
         if np.ptp(p.lines) == 0: raise InputError(f'{p.path or p.view}: every pixel is the same; it is no radiograph')
     return out
 
-# %% ../nbs/70_reconstruct.ipynb #26ced544
-def _on_model_detector(pictures, pixels, g, model, assumed):
+# %% ../nbs/70_reconstruct.ipynb #60949b80
+def _on_model_detector(pictures, pixels, g, model, assumed, seen=None):
     "All pictures on the detector of `g` (V, h, w), and where they cover it; pixels outside a picture cover nothing."
-    lines, air = zip(*(_calibrate(p, model, assumed) for p in pictures))
+    lines, air = zip(*(_calibrate(p, model, assumed, seen if seen is None else seen[:, k])
+                       for k, p in enumerate(pictures)))
     lines = [torch.from_numpy(a) for a in lines]
     alike = len({(p.shape, pixel) for p, pixel in zip(pictures, pixels)}) == 1
     if alike: x, covered = onto_detector(torch.stack(lines), pixels[0], g)
@@ -313,7 +314,7 @@ def _corrected(predicted, x, model, mask, outside, kev, off, **kw):
         done = 'kept' if info['kept'].item() else 'refused: it did not lower the reprojection error'
     return final, dict(reprojection_before=rounded(predicted), reprojection=rounded(final), consistency=done)
 
-# %% ../nbs/70_reconstruct.ipynb #6d550c18
+# %% ../nbs/70_reconstruct.ipynb #c464511f
 FORCE = 'With --force it is made all the same, and says so'
 
 @torch.no_grad()
@@ -335,9 +336,10 @@ def reconstruct(
     pictures = order_by_view(read_pictures(xrays, geometry), model.geometry.views, own.mode)
     g, pixels, assumed = place(pictures, own, geometry)
     model.set_geometry(g)
-    check = judge_pictures(pictures, pixels, g, known_bank(model), assumed)
+    seen = known_xrays(model)
+    check = judge_pictures(pictures, pixels, g, known_bank(model, seen), assumed)
     if refuse and check.level > 1: raise InputError(f'{check.reasons[0]}. {FORCE}')
-    x, covered = _on_model_detector(pictures, pixels, g, model, assumed)
+    x, covered = _on_model_detector(pictures, pixels, g, model, assumed, seen)
     device, kev = next(model.parameters()).device, kev or model.config.kev
     x = x.to(device)
     predicted = Window.named('full').inverse(model(x[None]).float().clamp(-1, 1))
@@ -353,18 +355,19 @@ def reconstruct(
     volume = lambda hu: Volume(hu[0, 0].float().cpu().numpy(), affine=affine, meta=_about(g, weights, check.verdict))
     return Reconstruction(volume(final), volume(predicted), x.cpu(), g, metrics, model, _source(geometry), check)
 
-# %% ../nbs/70_reconstruct.ipynb #2b172bac
-def _calibrate(p, model, assumed):
-    """Line integrals above that of air, and that of air.
-
-    The grey levels of an uncalibrated radiograph are stretched over the model's usual range. Beyond its edge the
-    picture then goes on as its own air."""
+# %% ../nbs/70_reconstruct.ipynb #5a3639b2
+def _calibrate(p, model, assumed, seen=None):
+    """Line integrals above that of air, and that of air: of an unknown curve as `respond` estimates them, or, where the
+    weights keep no patients, stretched over the model's range, with the picture's own air beyond its edge."""
     if p.calibrated: return p.lines, 0.
-    offset, scale = model.config.xray_offset, model.config.xray_scale
-    low, high = offset - scale, offset + 1.5*scale
-    assumed.append(f'{_name(p)}: grey levels are taken as line integrals from {max(low, 0):g} to {high:g}; '
+    if seen is not None:
+        assumed.append(f'{_name(p)}: its line integrals are estimated, grey levels matched to those of {len(seen)} '
+                       'patients of the weights; HU values are guesses')
+        return respond(p.lines, seen, None if p.outside is None else ~p.outside), 0.
+    low, high = (max(model.config.xray_offset + k*model.config.xray_scale, 0.) for k in (-1, 1.5))
+    assumed.append(f'{_name(p)}: grey levels are taken as line integrals from {low:g} to {high:g}; '
                    'HU values are guesses')
-    return p.lines*np.float32(high - max(low, 0)), max(low, 0.)
+    return p.lines*np.float32(high - low), low
 
 def _body(path):
     "The body's box that `drr` wrote beside the geometry, or None."
@@ -415,7 +418,7 @@ def sections(self:Reconstruction, truth=None, scores=None):
             *looked[len(over):], Settings('Acquisition and field', self.geometry.to_dict()),
             Settings('Provenance', provenance())]
 
-# %% ../nbs/70_reconstruct.ipynb #da7d4c31
+# %% ../nbs/70_reconstruct.ipynb #ff5b72e7
 @patch
 def save(self:Reconstruction, folder, truth=None, overwrite=False):
     """Write `ct.nii.gz`, `dicom/`, `report.html` and `metrics.json`, all or nothing.
@@ -432,7 +435,7 @@ def save(self:Reconstruction, folder, truth=None, overwrite=False):
         mark = self.metrics.get('weights')
         by = f' by the weights {mark["name"]} of the package' if mark else ''
         described = f'reconstructed from X-rays{by}: synthetic, not for diagnosis'
-        forced = self.check is not None and self.check.level > 1
+        forced = bool(self.check and self.check.level > 1)
         if forced: described = f'from X-rays found NOT USABLE{by}: synthetic, not for diagnosis'
         write_dicom(self.volume, f/'dicom', description=described, source_meta=self.source)
         write_report(f/'report.html', 'CT from X-rays', self.sections(truth, scores),
