@@ -291,20 +291,9 @@ def _outside(weights, x, g, body, covered, assumed):
     assumed.append('what lies outside the field is predicted from the X-rays, by the patients of the training')
     return Outside(*(t.to(x.device) for t in known(x[None].cpu()))), covered.to(x.device)
 
-# %% ../nbs/70_reconstruct.ipynb #9aaa797f
+# %% ../nbs/70_reconstruct.ipynb #d879183e
 FORCE = 'With --force it is made all the same, and says so'
 
-def _as_volume(hu, g, check, mark): # (1, 1, D, H, W) HU → `Volume`
-    about = dict(source='synthetic: reconstructed from X-rays', views=list(g.views), check=check.verdict)
-    if mark: about['weights'] = mark['name']
-    affine = centered_affine(g.vol_shape, g.spacing, g.isocenter)
-    return Volume(hu[0, 0].float().cpu().numpy(), affine=affine, meta=about)
-
-def _source(geometry): # what geometry.json says about the CT, or None
-    source = read_json(geometry).get('source') if isinstance(geometry, (str, Path)) else None
-    return source if isinstance(source, dict) else None
-
-# %% ../nbs/70_reconstruct.ipynb #d879183e
 @torch.no_grad()
 def reconstruct(
     xrays, # paths of radiographs, `Xray`s, or a tensor (V, h, w) of line integrals
@@ -318,8 +307,8 @@ def reconstruct(
 ) -> Reconstruction:
     "From pictures to a `Volume`."
     start = time.perf_counter()
-    weights = shipped_folder('chest') if weights is None else weights
-    model, mark = (load_model(weights), _mark(weights)) if isinstance(weights, (str, Path)) else (weights, None)
+    if weights is None: weights = shipped_folder('chest')
+    model = load_model(weights) if isinstance(weights, (str, Path)) else weights
     own = Geometry.from_dict(model.config.geometry)
     pictures = order_by_view(read_pictures(xrays, geometry), model.geometry.views, own.mode)
     g, pixels, assumed = place(pictures, own, geometry)
@@ -327,23 +316,30 @@ def reconstruct(
     check = judge_pictures(pictures, pixels, g, known_bank(model), assumed)
     if refuse and check.level > 1: raise InputError(f'{check.reasons[0]}. {FORCE}')
     x, covered = _on_model_detector(pictures, pixels, g, model, assumed)
-    x, kev = x.to(next(model.parameters()).device), kev or model.config.kev
-    final = predicted = Window.named('full').inverse(model(x[None]).float().clamp(-1, 1))
+    device, kev = next(model.parameters()).device, kev or model.config.kev
+    x = x.to(device)
+    predicted = Window.named('full').inverse(model(x[None]).float().clamp(-1, 1))
     body = body or (_body(geometry) if isinstance(geometry, (str, Path)) else None)
     _check_finite(predicted, weights)
     outside, mask = _outside(weights, x, g, body, covered, assumed)
     beyond = lambda hu: outside_estimate(hu, x[None], model.projector, outside, mask=mask[None], kev=kev)
     off = lambda hu: reprojection_error(hu, x[None], model.projector, mask[None], kev, beyond(hu))
     error = lambda hu: {k: round(v.item(), 6) for k, v in off(hu).items()}
-    metrics = dict(reprojection_before=error(predicted), assumed=assumed, rays_used=mask.float().mean().item(),
-                   check=check.to_dict(), **({'weights': mark} if mark else {}))
+    final, used = predicted, mask.float().mean().item()
+    metrics = dict(reprojection_before=error(predicted), assumed=assumed, rays_used=used, check=check.to_dict())
+    if isinstance(weights, (str, Path)) and (mark := _mark(weights)): metrics['weights'] = mark
     if consistency and all(p.calibrated for p in pictures):
         final, info = consistent(predicted, x[None], model.projector, mask=mask[None], kev=kev, outside=outside, **kw)
         metrics['consistency'] = 'kept' if info['kept'].item() else 'refused: it did not lower the reprojection error'
     else: metrics['consistency'] = 'off' if not consistency else 'off: the X-rays are not calibrated as line integrals'
     metrics |= dict(reprojection=error(final), seconds=round(time.perf_counter() - start, 3))
-    made = [_as_volume(hu, g, check, mark) for hu in (final, predicted)]
-    return Reconstruction(*made, x.cpu(), g, metrics, model, _source(geometry), check)
+    affine = centered_affine(g.vol_shape, g.spacing, g.isocenter)
+    about = lambda: dict(source='synthetic: reconstructed from X-rays', views=list(g.views), check=check.verdict,
+                         **{'weights': mark['name'] for mark in [metrics.get('weights')] if mark})
+    volume = lambda hu: Volume(hu[0, 0].float().cpu().numpy(), affine=affine, meta=about())
+    source = read_json(geometry).get('source') if isinstance(geometry, (str, Path)) else None
+    source = source if isinstance(source, dict) else None
+    return Reconstruction(volume(final), volume(predicted), x.cpu(), g, metrics, model, source, check)
 
 # %% ../nbs/70_reconstruct.ipynb #2b172bac
 def _calibrate(p, model, assumed):
