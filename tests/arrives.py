@@ -169,8 +169,8 @@ def command_tables(top):
         'force': ('--force', 'reconstruct.refuse', False),
         'model': own_file, 'overwrite': (again, 'save.folder', staged_earlier)})
     usable = lambda *a, **kw: importlib.import_module('xray_ct.check').Check([], [])
-    spied = dict(cli_check__check_pictures=usable, check__save_check=None)
-    tables['check'] = (['check', top/'ap.png', top/'lat.png'], spied, {
+    spies = dict(cli_check__check_pictures=usable, check__save_check=None)
+    tables['check'] = (['check', top/'ap.png', top/'lat.png'], spies, {
         'ap': ('', 'check_pictures.xrays.0', top/'ap.png'), 'lat': ('', 'check_pictures.xrays.1', top/'lat.png'),
         'weights': (f'--weights {run}', 'check_pictures.weights', run),
         'geometry': (f'--geometry {top/"other.json"}', 'check_pictures.geometry', top/'other.json'),
