@@ -233,6 +233,7 @@ def _vetted(config, gpu):
 
 def _remedies(found): return 'What `xray_ct vet` advises: ' + '; '.join(found.advice or ['close what else runs there'])
 
+# %% ../nbs/55_training.ipynb #4814b7ab
 def timed_step(
     config:RunConfig,
     model, # the model's config
@@ -300,6 +301,7 @@ def _fit(config, root, run, cache, done): # done: what `run.json` says so far
     with first_then_rest(): _write(run, info)
     return info
 
+# %% ../nbs/55_training.ipynb #57b4e221
 def _write(run, info):
     if not rank(): write_json(run/'run.json', info)
 
@@ -337,6 +339,7 @@ def _train(learn, config):
     except InputError as e: raise type(e)(str(e).split('\n\t')[-1]) from e
     except torch.OutOfMemoryError as e: raise _out_of_memory(learn, config, e) from e
 
+# %% ../nbs/55_training.ipynb #3dc823d1
 def _out_of_memory(learn, config, error):
     "Save what is done, and say what would fit."
     learn.pred = learn.loss = learn.loss_grad = None
