@@ -5,7 +5,7 @@
 #   PIP_FLAGS='…'         more options for pip, such as an index with the CPU build of PyTorch: on Linux
 #                         the default build brings CUDA, several GB
 #                         (settings.ini bounds torch from above, so that pip keeps a CPU build that it finds)
-#   FLAGS='slow cuda'     for test-slow; ONLY=11_dicom for the tests: items whose name contains it
+#   FLAGS='slow cuda'     for test-slow; ONLY=12_dicom for the tests: items whose name contains it
 #   MACHINES='*,AVX2,1'   for test-machines: those that match; python tools/machines.py --list shows all
 
 # looked up only when .venv is made

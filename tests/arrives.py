@@ -188,6 +188,7 @@ def command_tables(top):
         'pred': ('', 'score.pred', ct), 'truth': ('', 'score.truth', ct),
         'protocol': ('--protocol masked', 'score.protocol', 'masked'),
         'json': ('--json', 'stdout', lambda text: text.strip().startswith('{'))})
+    tables['models'] = (['models'], {}, {'name': ('plane', 'stdout', lambda text: text.startswith('# Model card'))})
     return tables
 
 def called(args, spies):

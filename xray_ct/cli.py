@@ -6,7 +6,7 @@
 __all__ = ['about', 'app', 'state', 'no_memory', 'interrupted', 'no_space', 'rooms', 'moved', 'option', 'argument', 'Folder',
            'Overwrite', 'Series', 'SliceMethod', 'Autoencoder', 'AdaptMinutes', 'go_on', 'common', 'warn', 'explain',
            'main', 'check_places', 'check_at_least', 'check_choice', 'key_values', 'drr', 'reconstruct', 'interpolate',
-           'score']
+           'score', 'list_models']
 
 # %% ../nbs/73_cli.ipynb #a6a8e7a5
 import re, sys
@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 
-# %% ../nbs/73_cli.ipynb #da50dfa5
+# %% ../nbs/73_cli.ipynb #6a3a4a07
 about = '''Two X-rays in, a CT volume out. Research software, not a medical device.
 
-A first round: xray_ct drr CT -o xrays; xray_ct train FOLDER -o run --minutes 30;
-xray_ct reconstruct xrays/ap.dcm xrays/lat.dcm -o out --weights run; xray_ct score out/ct.nii.gz CT
+A first round: xray_ct drr CT -o xrays; xray_ct reconstruct xrays/ap.dcm xrays/lat.dcm -o out;
+xray_ct score out/ct.nii.gz CT. With weights of your own: xray_ct train FOLDER -o run --minutes 30, then --weights run
 
 Thick CT slices in, thin ones out: xray_ct interpolate THICK -o OUT'''
 
@@ -218,14 +218,15 @@ def drr(
     named = ', '.join(map(str, g.views))
     print(f'{out}: {named} of {size}×{size} pixels of {g.pixel[0]:.3g} mm; line integrals up to {lines.max():.2f}')
 
-# %% ../nbs/73_cli.ipynb #58937a89
+# %% ../nbs/73_cli.ipynb #9ef13408
 @app.command()
 def reconstruct(
     ap: Annotated[Path, argument(metavar='AP', help=(
         'Frontal X-ray: DICOM (CR, DX) or 16-bit PNG. Files that name their view may come in any order.'))],
     lat: Annotated[Path, argument(metavar='LAT', help='Lateral X-ray.')],
     out: Folder,
-    weights: Annotated[Path, option(help='Folder of a run that `xray_ct train` made.')],
+    weights: Annotated[Optional[Path], option(help=(
+        'Folder of a run that `xray_ct train` made; default: the weights `chest` that come with the package.'))] = None,
     model: Annotated[Optional[Path], option('--model', metavar='FILE.py', help=(
         'Your own file that declares the model of --weights.'))] = None,
     geometry: Annotated[Optional[Path], option(help=(
@@ -251,6 +252,8 @@ def reconstruct(
         r.save(folder, true)
     nrmse, done = r.metrics['reprojection']['nrmse'], r.metrics['consistency']
     print(f'{out}: {r.volume}; reprojection NRMSE {nrmse:.2%}, consistency {done}')
+    if mark := r.metrics.get('weights'):
+        warn(f'weights: {mark["name"]}, which come with the package ({mark["made_for"]}). {mark["limits"]}')
     for sentence in r.metrics['assumed']: warn(f'assumed: {sentence}')
 
 # %% ../nbs/73_cli.ipynb #1974b1c6
@@ -358,3 +361,21 @@ def score(
         return print(dumps(rows if len(rows) > 1 else rows[wanted[0]], indent=1))
     for p, row in rows.items():
         for k, v in row.items(): print(f'{p:8} {k:32} ' + (f'{v:.4f}' if isinstance(v, float) else str(v)))
+
+# %% ../nbs/73_cli.ipynb #6160d6dd
+@app.command('models')
+def list_models(
+    name: Annotated[Optional[str], argument(help='Print the model card of these.')] = None,
+):
+    "The weights that come with the package: what they are for, their size, data, licences and measured numbers."
+    from xray_ct.models.saved import shipped_weights
+    known = shipped_weights()
+    if name is not None:
+        check_choice('NAME', name, known)
+        return print((known[name]['folder']/'MODEL_CARD.md').read_text(encoding='utf-8').strip())
+    for a in known.values():
+        print(f'{a["name"]}: {a["made_for"]}\n  used by   {a["command"]}\n  size      {a["mb"]} MB, {a["folder"]}')
+        for d in a['data']: print(f'  taught by {d["what"]}; {d["licence"]}')
+        for m in a['measured']: print(f'  measured  {m}')
+        print(f'  limits    {a["limits"]}\n')
+    print('Research software, not a medical device. `xray_ct models NAME` prints a model card with the attributions.')

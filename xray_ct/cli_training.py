@@ -112,23 +112,27 @@ def train(
     _train_volumes(with_settings(config, settings), cts, out, cache, processes)
 
 # %% ../nbs/76_cli_training.ipynb #89b8e8e2
-def _train_volumes(config, cts, out, cache, processes):
-    "Train, then score; of several processes, the first one scores."
+def _train(config, cts, out, cache, processes, shown):
+    "Train. The cohort to score on; None for other processes than the first, and where `shown` has the scores already."
     from xray_ct.distributed import fit_by, rank
-    from xray_ct.evaluate import as_markdown, evaluate, write_results
-    from xray_ct.models.saved import load_saved, model_class
+    from xray_ct.models.saved import model_class
     go_on()
     check_config(config, out)
     fit_by(processes, config, cts, out, cache)
-    if rank(): return
-    report = out/'report.html'
-    if (out/'metrics.json').exists(): return print(f'{out}: already scored; see {report}')
-    cohort = model_class(config.model).data[1].prepare(cts, config.cohort, cache or out/'cache')
+    if rank(): return None
+    if (out/'metrics.json').exists(): return print(f'{out}: already scored; see {out/shown}')
+    return model_class(config.model).data[1].prepare(cts, config.cohort, cache or out/'cache')
+
+def _train_volumes(config, cts, out, cache, processes):
+    "Train, then score; of several processes, the first one scores."
+    from xray_ct.evaluate import as_markdown, evaluate, write_results
+    from xray_ct.models.saved import load_saved
+    if (cohort := _train(config, cts, out, cache, processes, 'report.html')) is None: return
     net, name = load_saved(out), f'{config.model}:{config.preset}'
     rows = evaluate(net, cohort, name=name)
     write_results(out, net, cohort, rows, name=name)
     print(as_markdown(rows))
-    print(f'{report} shows it')
+    print(f'{out/"report.html"} shows it')
 
 # %% ../nbs/76_cli_training.ipynb #0ac5bb4e
 @app.command()
@@ -206,19 +210,11 @@ def train_slices(
 # %% ../nbs/76_cli_training.ipynb #08398db2
 def _train_pairs(config, cts, out, cache, processes):
     "Train, then score; of several processes, the first one scores."
-    from xray_ct.distributed import fit_by, rank
     from xray_ct.files import write_json
     from xray_ct.interpolate import evaluate_net, load_net, scores_markdown
-    from xray_ct.models.saved import model_class
-    go_on()
-    check_config(config, out)
-    fit_by(processes, config, cts, out, cache)
-    if rank(): return
-    metrics = out/'metrics.json'
-    if metrics.exists(): return print(f'{out}: already scored; see {metrics}')
-    found = evaluate_net(load_net(out), model_class(config.model).data[1].prepare(
-        cts, config.cohort, cache or out/'cache'))
-    write_json(metrics, found)
+    if (cohort := _train(config, cts, out, cache, processes, 'metrics.json')) is None: return
+    found = evaluate_net(load_net(out), cohort)
+    write_json(out/'metrics.json', found)
     for ratio, f in found.items():
         print(f'\nslabs of {ratio} slices, {f["series"]} series it never saw\n\n{scores_markdown(f["scores"])}\n')
         gain, low, high = f['gain_db']

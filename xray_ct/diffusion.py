@@ -85,7 +85,7 @@ def snr(self:NoiseSchedule, t)->Tensor: return self.at(t)/(1 - self.at(t))
 
 # %% ../nbs/20_diffusion.ipynb #bffa48e4
 class Prediction(NamedTuple):
-    "What a network is asked for (a and s are α and σ), what follows from its answer, and the weight of its squared error."
+    "What a network predicts (a and s are α and σ), what follows from it, and the weight of its squared error."
     target: Callable # (x0, noise, a, s)
     x0: Callable # (out, x_t, a, s)
     eps: Callable # (out, x_t, a, s)

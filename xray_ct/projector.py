@@ -43,7 +43,7 @@ def _transposed_taps(
     m = torch.arange(len(bag), **kw) + (low - offsets[:-1])[bag]
     return offsets, k[bag], m, 1 - (c[k[bag], m] - z[bag]).abs()
 
-# %% ../nbs/05_projector.ipynb #c0967714
+# %% ../nbs/05_projector.ipynb #50bb9dd4
 class AlignedView:
     "One view whose detector is parallel to the volume's faces: separable, two taps a row and a column in each slice."
     def __init__(self,
@@ -64,19 +64,28 @@ class AlignedView:
         self.length = s[self.axis]*(1 + slope2).sqrt()                       # (h, w) mm a slice: the obliquity
         self.shape, self.det, self._cache = n, g.det_shape, {}
 
+    def budget(self, like)->int:
+        "Values of an intermediate. A CPU's two should stay in its cache: measured best at 64³, 128³ and 256³."
+        return 2**18 if like.is_cpu else 2**24
+
+    def groups(self, x): # (B, …) → parts of it
+        "Items that are projected together, side by side in each row: one on a CPU, on a card as many as the budget holds."
+        a_slice = self.det[0]*self.shape[self.other]
+        n = min(len(self.rows), max(1, round(self.budget(x)/a_slice)))
+        return x.split(1 if self.alone(x) else max(1, self.budget(x)//(n*a_slice)))
+    def alone(self, x)->bool: return x.is_cpu
+
     def tables(self, what, like):
         "Tables of `what` ('forward' or 'adjoint') on the device and in the dtype of `like`, made when first asked for."
         key = what, like.device, like.dtype
         if key not in self._cache:
-            # the two intermediates of a chunk should stay in the cache: measured best at 64³, 128³ and 256³
-            budget = 2**18 if like.is_cpu else 2**24
-            n = max(1, round(budget/(self.det[0]*self.shape[self.other])))
+            n = max(1, round(self.budget(like)/(self.det[0]*self.shape[self.other])))
             make = getattr(self, f'_{what}_table')
             chunks = [make(a, min(a+n, len(self.rows)), like.device, like.dtype) for a in range(0, len(self.rows), n)]
             self._cache[key] = chunks, self.length.to(like.device, like.dtype)
         return self._cache[key]
 
-# %% ../nbs/05_projector.ipynb #372fd5e5
+# %% ../nbs/05_projector.ipynb #fd24a999
 @patch
 def _forward_table(self:AlignedView, a, b, device, dtype):
     "Slices a to b: bags of volume rows, then bags of the columns of what they gave."
@@ -84,8 +93,19 @@ def _forward_table(self:AlignedView, a, b, device, dtype):
     (z, wz), (x, wx) = _taps(self.rows[a:b].to(device), D), _taps(self.cols[a:b].to(device), X)
     k = torch.arange(n, device=device)[:, None, None]
     rows = z*len(self.rows) + k+a
-    turn = lambda t: t.transpose(0, 1).reshape(t.shape[1], -1)      # (n, w, 2) → (w, n*2)
-    return a, b, rows.reshape(-1, 2), wz.to(dtype).reshape(-1, 2), turn(x + k*X), turn(wx.to(dtype))
+    turn = lambda t: t.transpose(0, 1).reshape(-1)                  # (n, w, 2) → (w*n*2,)
+    every = lambda bags, step: torch.arange(bags + 1, device=device)*step
+    return (a, b, rows.reshape(-1), every(n*self.det[0], 2), wz.to(dtype).reshape(-1),
+            turn(x + k*X), every(self.det[1], 2*n), turn(wx.to(dtype)))
+
+def _bags(
+    index, # (E,) rows that are summed
+    rows, # (R, …)
+    offsets, # (N + 1,) where each bag begins, and the end
+    weights, # (E,)
+): # (N, …)
+    "Weighted sums of rows."
+    return F.embedding_bag(index, rows, offsets, mode='sum', per_sample_weights=weights, include_last_offset=True)
 
 @patch
 def forward(self:AlignedView,
@@ -96,17 +116,19 @@ def forward(self:AlignedView,
     if not self.cone: mu = mu.sum(self.axis+1, keepdim=True)         # parallel: every slice has the same taps
     if self.axis == 2: mu = mu.transpose(2, 3)
     X, (h, w) = self.shape[self.other], self.det
-    out = mu.new_zeros(len(mu), w, h)
-    for volume, picture in zip(mu.contiguous(), out):                                      # (D, K, X), (w, h)
-        rows = volume.view(-1, X)
-        for a, b, z, wz, x, wx in chunks:
-            t = F.embedding_bag(z, rows, mode='sum', per_sample_weights=wz)                # (n*h, X)
-            t = t.view(b-a, h, X).transpose(1, 2).reshape(-1, h)                           # (n*X, h)
-            picture += F.embedding_bag(x, t, mode='sum', per_sample_weights=wx)            # (w, h)
-    out = out.transpose(1, 2)*length
+    pictures = []
+    for group in self.groups(mu):                                                          # (B, D, K, X)
+        n, parts = len(group), []
+        rows = group.permute(1, 2, 0, 3).contiguous().view(-1, n*X)                        # (D*K, B*X)
+        for a, b, z, oz, wz, x, ox, wx in chunks:
+            t = _bags(z, rows, oz, wz).view(b-a, h, n, X)                                  # (k, h, B, X)
+            parts.append(_bags(x, t.permute(0, 3, 2, 1).reshape(-1, n*h), ox, wx))         # (w, B*h)
+        for part in parts[1:]: parts[0] += part
+        pictures.append(parts[0].view(w, n, h))
+    out = (torch.cat(pictures, 1) if pictures[1:] else pictures[0]).permute(1, 2, 0)*length
     return out.flip(-1) if self.flip else out
 
-# %% ../nbs/05_projector.ipynb #da3080e6
+# %% ../nbs/05_projector.ipynb #b943780a
 @patch
 def _adjoint_table(self:AlignedView, a, b, device, dtype):
     "Slices a to b: bags of picture columns, then bags of the rows of what they gave."
@@ -122,13 +144,15 @@ def adjoint(self:AlignedView,
     "The transpose of `forward`: the same loop with transposed tables."
     chunks, length = self.tables('adjoint', xray)
     D, X, (h, w) = self.shape[0], self.shape[self.other], self.det
-    pictures = ((xray.flip(-1) if self.flip else xray)*length).transpose(1, 2).contiguous()   # (B, w, h)
-    bags = lambda i, rows, o, w: F.embedding_bag(i, rows, o, mode='sum', per_sample_weights=w, include_last_offset=True)
+    pictures = (xray.flip(-1) if self.flip else xray)*length                                  # (B, h, w)
     out = xray.new_empty(len(xray), D, len(self.rows), X)
-    for volume, picture in zip(out, pictures):                                                # (D, K, X), (w, h)
+    for volumes, group in zip(self.groups(out), self.groups(pictures)):
+        n = len(group)
+        rows = group.permute(2, 0, 1).contiguous().view(w, n*h)
         for a, b, u, ox, wx, v, oz, wz in chunks:
-            t = bags(u, picture, ox, wx).view(b-a, X, h).transpose(1, 2).reshape(-1, X)       # (n*h, X)
-            volume[:, a:b] = bags(v, t, oz, wz).view(D, b-a, X)
+            t = _bags(u, rows, ox, wx).view(b-a, X, n, h)                                     # (k, X, B, h)
+            t = _bags(v, t.permute(0, 3, 2, 1).reshape(-1, n*X), oz, wz).view(D, b-a, n, X)
+            volumes[:, :, a:b] = t.permute(2, 0, 1, 3)
     if self.axis == 2: out = out.transpose(2, 3)
     return out if self.cone else out.expand(len(xray), *self.shape)
 
@@ -157,7 +181,7 @@ class ObliqueView:
         self.shape, self.det = n, g.det_shape
 
     def chunks(self, like):
-        "Grids (n, h, w, 2) for a few slices at a time, made on the way: kept, they would weigh as much as many volumes."
+        "Grids (n, h, w, 2) for a few slices at a time, made on the way: all would weigh as much as many volumes."
         n = max(1, (2**17 if like.is_cpu else 2**24)//(self.det[0]*self.det[1]))
         across, down, y = (t.to(like.device, like.dtype) for t in (self.across, self.down, self.y))
         for a in range(0, len(across), n):

@@ -170,7 +170,8 @@ class Together(Callback):
 def sharded(
     model, # on its device; its parameters are replaced by shares of them
 ): # the same model
-    "FSDP over all processes: what training changes is dealt out, block by block. Modules that say `by_block = False`, since parts of them are called by themselves, are gathered with what is in no block."
+    """FSDP over all processes: what training changes is dealt out, block by block. Modules that say `by_block = False`,
+    since parts of them are called by themselves, are gathered with what is in no block."""
     device = next(model.parameters()).device
     model, mesh = synced(model, device), init_device_mesh(device.type, (world(),))
     fixed = lambda name: name.startswith(getattr(model, 'fixed', ()))

@@ -6,7 +6,7 @@
 __all__ = ['OTHER_SIDE', 'overlap', 'onto_detector', 'distances', 'place', 'order_by_view', 'inside_field', 'load_model',
            'Reconstruction', 'reconstruct']
 
-# %% ../nbs/70_reconstruct.ipynb #5bccf968
+# %% ../nbs/70_reconstruct.ipynb #3dd2a27d
 import time
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -17,9 +17,10 @@ from torch import Tensor
 from .files import InputError, read_json, staged, write_json
 from .volume import Volume, Window, centered_affine
 from .projector import Geometry, Projector, view_axes
-from .consistency import consistent, reprojection_error
+from .consistency import Outside, consistent, outside_estimate, reprojection_error
+from .outside import load_outside
 from .data.radiograph import Xray, read_xray, row_letters, view_name, view_tags
-from .models.saved import load_saved
+from .models.saved import about_weights, load_saved, shipped_folder
 
 # %% ../nbs/70_reconstruct.ipynb #a7b4cd12
 def overlap(
@@ -284,18 +285,32 @@ def _on_model_detector(pictures, pixels, g, model, assumed):
         covered = torch.cat([covered[:k], covered[k:k + 1] & (hidden < 1e-3), covered[k + 1:]])
     return x + torch.tensor(air, dtype=x.dtype)[:, None, None] if any(air) else x, covered
 
-# %% ../nbs/70_reconstruct.ipynb #0843bb9b
+# %% ../nbs/70_reconstruct.ipynb #1c7d931b
+def _mark(folder):
+    "What a result says of weights that come with the package; {} for others."
+    about = about_weights(folder)
+    if not about: return {}
+    return dict(name=about['name'], shipped=True, made_for=about['made_for'], limits=about['limits'])
+
 def _check_finite(predicted, weights):
     "Refuse NaN by the name of the run it comes from."
     if not predicted.isfinite().all():
         raise InputError(f'{weights if isinstance(weights, (str, Path)) else "the model"}: predicts NaN; '
                          'its weights or xray_scale in its config.json are damaged. Train again')
 
-# %% ../nbs/70_reconstruct.ipynb #84d27fb3
+# %% ../nbs/70_reconstruct.ipynb #0813c70a
+def _outside(weights, x, assumed):
+    "What the run expects outside its field for these X-rays (V, h, w), as `Outside`; None where it knows nothing."
+    known = load_outside(weights) if isinstance(weights, (str, Path)) else None
+    if known is None: return None
+    assumed.append('what lies outside the field is predicted from the X-rays, by the patients of the training')
+    return Outside(*(t.to(x.device) for t in known(x[None].cpu())))
+
+# %% ../nbs/70_reconstruct.ipynb #f6d17c77
 @torch.no_grad()
 def reconstruct(
     xrays, # paths of radiographs, `Xray`s, or a tensor (V, h, w) of line integrals
-    weights, # folder of a run, or a loaded model
+    weights=None, # folder of a run, or a loaded model; None: the weights `chest` that come with the package
     geometry=None, # Geometry or path of geometry.json; None: by tags, else the training geometry
     consistency=True, # correct the prediction by the measured X-rays (only where they are line integrals)
     kev=None, # effective energy of the line integrals; default the model's
@@ -304,6 +319,7 @@ def reconstruct(
 ) -> Reconstruction:
     "From pictures to a `Volume`."
     start = time.perf_counter()
+    if weights is None: weights = shipped_folder('chest')
     model = load_model(weights) if isinstance(weights, (str, Path)) else weights
     own = Geometry.from_dict(model.config.geometry)
     pictures = order_by_view(_pictures(xrays, geometry), model.geometry.views, own.mode)
@@ -315,18 +331,24 @@ def reconstruct(
     predicted = Window.named('full').inverse(model(x[None]).float().clamp(-1, 1))
     body = body or (_body(geometry) if isinstance(geometry, (str, Path)) else None)
     _check_finite(predicted, weights)
-    mask = covered.to(device) & (inside_field(g, body).to(device) if body is not None else True)
-    off = lambda hu: reprojection_error(hu, x[None], model.projector, mask[None], kev)
+    outside = _outside(weights, x, assumed)
+    inner = inside_field(g, body).to(device) if body is not None and outside is None else True
+    mask = covered.to(device) & inner
+    beyond = lambda hu: outside_estimate(hu, x[None], model.projector, outside, mask=mask[None], kev=kev)
+    off = lambda hu: reprojection_error(hu, x[None], model.projector, mask[None], kev, beyond(hu))
     error = lambda hu: {k: round(v.item(), 6) for k, v in off(hu).items()}
     final, used = predicted, mask.float().mean().item()
     metrics = dict(reprojection_before=error(predicted), assumed=assumed, rays_used=used)
+    if isinstance(weights, (str, Path)) and (mark := _mark(weights)): metrics['weights'] = mark
     if consistency and all(p.calibrated for p in pictures):
-        final, info = consistent(predicted, x[None], model.projector, mask=mask[None], kev=kev, **kw)
+        kw = dict(mask=mask[None], kev=kev, outside=outside) | kw
+        final, info = consistent(predicted, x[None], model.projector, **kw)
         metrics['consistency'] = 'kept' if info['kept'].item() else 'refused: it did not lower the reprojection error'
     else: metrics['consistency'] = 'off' if not consistency else 'off: the X-rays are not calibrated as line integrals'
     metrics |= dict(reprojection=error(final), seconds=round(time.perf_counter() - start, 3))
     affine = centered_affine(g.vol_shape, g.spacing, g.isocenter)
-    about = lambda: dict(source='synthetic: reconstructed from X-rays', views=list(g.views))
+    about = lambda: dict(source='synthetic: reconstructed from X-rays', views=list(g.views),
+                         **{'weights': mark['name'] for mark in [metrics.get('weights')] if mark})
     volume = lambda hu: Volume(hu[0, 0].float().cpu().numpy(), affine=affine, meta=about())
     source = read_json(geometry).get('source') if isinstance(geometry, (str, Path)) else None
     source = source if isinstance(source, dict) else None
@@ -357,7 +379,7 @@ def _body(path):
                          'Write the X-rays again, or remove the entry')
     return box
 
-# %% ../nbs/70_reconstruct.ipynb #05ad25d7
+# %% ../nbs/70_reconstruct.ipynb #1672204b
 from fastcore.basics import patch
 
 @patch
@@ -384,12 +406,15 @@ def sections(self:Reconstruction, truth=None, scores=None):
             'It measures agreement with the two pictures, not truth: very different volumes have the same two shadows.')
     nothing = 'Nothing: the geometry was given and the pictures are line integrals.'
     caption = 'The two X-rays, what the network made of them, and three planes of the volume at three depths.'
-    return [Picture('The reconstruction', self.page(truth, scores), caption),
+    mark = self.metrics.get('weights')
+    shipped = [Text('The weights', f'`{mark["name"]}`, which come with the package: {mark["made_for"]}. '
+                    f'{mark["limits"]}')] if mark else []
+    return [Picture('The reconstruction', self.page(truth, scores), caption), *shipped,
             Scores('Does it explain the X-rays?', fits, note=note),
             Text('What was assumed', '\n\n'.join(self.metrics['assumed']) or nothing),
             Settings('Acquisition and field', self.geometry.to_dict()), Settings('Provenance', provenance())]
 
-# %% ../nbs/70_reconstruct.ipynb #e29aefd1
+# %% ../nbs/70_reconstruct.ipynb #877ae919
 @patch
 def save(self:Reconstruction, folder, truth=None, overwrite=False):
     """Write `ct.nii.gz`, `dicom/`, `report.html` and `metrics.json`, all or nothing.
@@ -403,7 +428,9 @@ def save(self:Reconstruction, folder, truth=None, overwrite=False):
     truth = None if truth is None else truth.resample_to(self.volume)
     with staged(folder, 'folder', overwrite) as f:
         self.volume.save(f/'ct.nii.gz')
-        described = 'reconstructed from X-rays: synthetic, not for diagnosis'
+        mark = self.metrics.get('weights')
+        by = f' by the weights {mark["name"]} of the package' if mark else ''
+        described = f'reconstructed from X-rays{by}: synthetic, not for diagnosis'
         write_dicom(self.volume, f/'dicom', description=described, source_meta=self.source)
         write_report(f/'report.html', 'CT from X-rays', self.sections(truth, scores),
                      'Research software, not a medical device.')

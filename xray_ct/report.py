@@ -94,13 +94,14 @@ def plain(value):
     if isinstance(value, (list, tuple)): return ', '.join(map(plain, value)) or 'none'
     return 'none' if value is None else f'{value:.6g}' if isinstance(value, float) else str(value)
 
-# %% ../nbs/61_report.ipynb #9f4651e4
+# %% ../nbs/61_report.ipynb #0a9a2da4
 def aim(
     key, # e.g. 'mae_hu'
 ):
-    "Which way is better: 'less', 'nearer 0' or 'more'."
+    "Which way is better: 'less', 'nearer 0', 'nearer 1' or 'more'."
     parts = set(str(key).lower().split('_'))
     return ('nearer 0' if 'bias' in parts else
+            'nearer 1' if {'sharpness', 'match'} & parts else
             'less' if {'mae', 'rmse', 'nrmse', 'mse', 'error', 'loss', 'seconds', 'bytes'} & parts else
             'more')
 
@@ -109,7 +110,8 @@ def best(
     values, # {method: value}
 ):
     "The methods that share the best finite value."
-    rank = {'less': lambda x: -x, 'nearer 0': lambda x: -abs(x), 'more': lambda x: x}[aim(key)]
+    rank = {'less': lambda x: -x, 'nearer 0': lambda x: -abs(x), 'nearer 1': lambda x: -abs(x - 1),
+            'more': lambda x: x}[aim(key)]
     v = {m: rank(x) for m, x in values.items() if is_number(x) and math.isfinite(x)}
     return {m for m, x in v.items() if x == max(v.values())} if len(v) > 1 else set()
 
@@ -129,16 +131,19 @@ class Scores:
         return list(dict.fromkeys(k for row in self.scores.values() for k, v in row.items() if is_number(v)))
     def winners(self, key): return best(key, {m: row.get(key) for m, row in self.scores.items()})
     @property
-    def rows(self): # (measure, its unit and aim, [(text, is it the best, is it ours) for each method])
+    def heads(self): # (measure, its unit and aim) for each column
+        return [(label(k), ', '.join(filter(None, (unit(k), f'{aim(k)} is better')))) for k in self.keys]
+    @property
+    def rows(self): # (method, is it ours, [(text, is it the best)] for each measure)
         text = lambda row, k: number(row[k], k).removesuffix(unit(k)).strip() if k in row else '–'
-        return [(label(k), ', '.join(filter(None, (unit(k), f'{aim(k)} is better'))),
-                 [(text(row, k), m in self.winners(k), m == self.method) for m, row in self.scores.items()])
-                for k in self.keys]
+        won = {k: self.winners(k) for k in self.keys}
+        return [(m, m == self.method, [(text(row, k), m in won[k]) for k in self.keys])
+                for m, row in self.scores.items()]
     @property
     def verdict(self):
         if len(self.scores) < 2: return 'No baseline was computed beside it: this number alone says little.'
         won = sum(self.method in self.winners(k) for k in self.keys)
-        return f'Bold is the best of a row. “{self.method}” is best in {won} of {len(self.keys)}.'
+        return f'Bold is the best of a column. “{self.method}” is best in {won} of {len(self.keys)}.'
 
 # %% ../nbs/61_report.ipynb #b932142f
 css = """
@@ -168,7 +173,7 @@ thead th { border-top: 0; background: var(--panel); vertical-align: bottom; whit
 th small { display: block; font-weight: normal; color: var(--soft) }
 th:first-child { text-align: left; font-weight: 600 } \
 tbody th { white-space: normal; min-width: 8.5rem; position: sticky; left: 0; background: var(--paper) } \
-td.ours { background: var(--panel) }
+tbody .ours { background: var(--panel) }
 table.settings th { min-width: 0; font: .85rem/1.5 ui-monospace, Menlo, Consolas, monospace; font-weight: normal; \
 width: 1%; vertical-align: top }
 table.settings td { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 12rem } \
@@ -210,11 +215,12 @@ tabindex="0" role="group" aria-label="{{ s.title }}, scrolls on a small screen"{
 <img src="{{ s.uri }}" width="{{ size[0] }}" height="{{ size[1] }}" alt="{{ s.alt }}"></div>{% if s.caption %}\
 <figcaption>{{ s.caption }}</figcaption>{% endif %}</figure>
 {% elif s.kind == 'scores' %}<div class="frame" tabindex="0" role="group" aria-label="{{ s.title }}, table"><table>\
-<thead><tr><th scope="col">Measure</th>{% for name in s.scores %}<th scope="col"{% if name == s.method %} \
-class="ours"{% endif %}>{{ name }}</th>{% endfor %}</tr></thead>
-<tbody>{% for name, how, cells in s.rows %}<tr><th scope="row">{{ name }}<small>{{ how }}</small></th>\
-{% for text, best, ours in cells %}<td{% if ours %} class="ours"{% endif %}>{% if best %}<strong>{{ text }}</strong>\
-{% else %}{{ text }}{% endif %}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>
+<thead><tr><th scope="col">Method</th>{% for name, how in s.heads %}<th scope="col">{{ name }}<small>{{ how }}</small>\
+</th>{% endfor %}</tr></thead>
+<tbody>{% for name, ours, cells in s.rows %}{% set mark = ' class="ours"'|safe if ours else '' %}<tr>\
+<th scope="row"{{ mark }}>{{ name }}</th>{% for text, best in cells %}<td{{ mark }}>\
+{% if best %}<strong>{{ text }}</strong>{% else %}{{ text }}{% endif %}</td>\
+{% endfor %}</tr>{% endfor %}</tbody></table></div>
 <p class="soft">{{ s.verdict }}{{ ' ' ~ s.note if s.note }}</p>
 {% else %}<div class="frame"><table class="settings"><tbody>{% for name, value in s.rows %}<tr>\
 <th scope="row">{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</tbody></table></div>{% if s.note %}\

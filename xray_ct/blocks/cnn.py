@@ -40,7 +40,7 @@ class SqueezeExcite3d(nn.Module):
 
 # %% ../../nbs/36_cnn.ipynb #e5f84502
 class MBConv3d(nn.Module):
-    "Inverted bottleneck: expand, depthwise convolution, squeeze-and-excite, project; the identity at the start where it can be."
+    "Inverted bottleneck: expand, depthwise convolution, squeeze-and-excite, project; starts as the identity."
     def __init__(self,
         ni:int, nf:int,  # channels in and out
         expand:int=4,    # times as wide in the middle
@@ -270,7 +270,7 @@ def enlarged(
 
 # %% ../../nbs/36_cnn.ipynb #7f91c833
 class FusionStage(nn.Module):
-    "Fuse what is coarser, up-sampled, with pictures, lifted, and guides; residual dense blocks; a head of one channel that starts at zero."
+    "Fuse coarser maps, lifted pictures and guides; residual dense blocks; a head of one channel that starts at zero."
     by_block = False  # its parts are called one by one
     def __init__(self,
         channels:int,  # of its features
@@ -323,13 +323,15 @@ def pictures(self:FusionStage, f, shape)->list: # of (B, L, h, w), one a view
     return [self.reduce(F.avg_pool2d(v, k) if k > 1 else v) for v in f.unbind(1)]
 
 @patch
-def under(self:FusionStage, coarser)->list: # of one (B, C, D', H', W'), or of none
+def merge_coarser(self:FusionStage, coarser)->list: # of one (B, C, D', H', W'), or of none
     "The coarser maps together, on the grid of the last of them."
     if not coarser: return []
     shape, out = coarser[-1].shape[2:], self.skips[-1](coarser[-1])
     for skip, h in zip(self.skips[:-1], coarser):
         out = out + F.interpolate(skip(h), size=shape, mode='trilinear', align_corners=False)
     return [out]
+
+FusionStage.under = FusionStage.merge_coarser  # until 0.3
 
 # %% ../../nbs/36_cnn.ipynb #de8064df
 @patch
@@ -366,4 +368,4 @@ def forward(self:FusionStage,
     shape = guides.shape[2:]
     return in_pieces(
         partial(self.slices, guides=guides.detach(), last=last), shape[0], slab,
-        [*self.pictures(f, shape), *self.under(coarser)], self.within())
+        [*self.pictures(f, shape), *self.merge_coarser(coarser)], self.within())

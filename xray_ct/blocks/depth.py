@@ -79,7 +79,7 @@ class Lift(nn.Module):
         put('region', torch.stack([_region(t) for t in self.along]))
 
 def _along(depth, view):
-    "(D, H, W): depth from the patient's front in a frontal view, from the right in a lateral one, whichever side the source is on."
+    "(D, H, W): depth from the front in a frontal view, from the right in a lateral one, wherever the source is."
     beam = view_axes(view)[0]
     return 1 - depth if min(beam, key=lambda b: -abs(b)) < 0 else depth
 
@@ -98,7 +98,7 @@ def forward(self:Lift,
     regions:Tensor=None, # (B, V, K, D, H, W) density of each region at every voxel; default the fixed ones
     weights:Tensor=None, # (B, V, n, h, w) in place of regions: each pixel's own weights of n depths, summing to one
 )->Tensor: # (B, V, C, D, H, W)
-    "Bilinear; zero outside the picture. With `mix` or `weights`, times the pixel's depth density (1 on average along a ray)."
+    "Bilinear; zero outside the picture; times the pixel's depth density, if given (1 on average along a ray)."
     V = len(self.grid)
     regions = self.region if regions is None else regions
     if features.shape[1] != V:
@@ -126,7 +126,7 @@ def density(self:Lift, weights)->Tensor: # (B, V, n, h, w) → (B, V, 1, D, H, W
 Boundaries = namedtuple('Boundaries', 'mean std') # (..., K-1) each, depth 0–1
 
 class LearnableDepthBoundaries(nn.Module):
-    "Where one depth region ends and the next begins, for each patient, with a standard deviation each; in order by construction."
+    "Where one depth region ends and the next begins, for each patient, with standard deviations; always in order."
     def __init__(self,
         ni:int,          # channels of the pooled features
         prior=tuple(b - a for a, b in depth_regions.values()), # thickness of the regions, sums to 1

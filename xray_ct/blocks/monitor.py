@@ -17,7 +17,7 @@ stat_names = 'mean', 'std', 'min', 'max', 'sparsity'
 def feature_stats(
     x:Tensor, # (..., C, h, w) maps, or (..., C) vectors
 )->Tensor: # (5,) float32, on x's device: `stat_names`
-    "How features are distributed; `std` within a channel, over pictures and positions; `sparsity`: the share within 1e-3 of zero."
+    "How features are distributed: `std` within a channel; `sparsity`, the share within 1e-3 of zero."
     x = x.detach().float()
     by_channel = x.movedim(-3 if x.dim() > 3 else -1, 0).flatten(1)
     std = by_channel.std(1, correction=0).mean()

@@ -77,6 +77,7 @@ class Slabs:
         "x − S⁺Sx: the part of x that the slabs don't see."
         return x - self.pinv @ (self.S @ x)
 
+# %% ../../nbs/18_plane.ipynb #63d35fa8
 def centred_slabs(
     rows, # at most so many thin rows
     ratio, # slab spacing, in thin rows

@@ -150,7 +150,7 @@ class Cells:
     stored:int = 16 # bits
     high:int = 15 # place of the highest bit
     signed:bool = False
-    padding:tuple = None # (lowest, highest) value that stands for nothing, in the pixels' own sign
+    padding:tuple|None = None # (lowest, highest) value that stands for nothing, in the pixels' own sign
 
     @classmethod
     def of(cls, ds): # anything with pydicom's `get`

@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['PlaneNetConfig', 'fast_bf16', 'ScaledBlock', 'PlaneNet', 'geometry_of', 'plane_loss', 'RunningMean', 'slab_noise',
-           'span', 'Teacher', 'own_geometry', 'adapt', 'weights_folder', 'shipped_net']
+           'span', 'Teacher', 'own_geometry', 'adapt', 'shipped_net']
 
-# %% ../../nbs/49_plane.ipynb #3c047743
+# %% ../../nbs/49_plane.ipynb #6c54c8f1
 import copy, hashlib, json, math, time
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from ..data.plane import PlaneConfig, Planes, Slabs, centred_slabs, draw_batch
 from ..files import InputError, read_tensors, save_tensors
 from ..metrics import TISSUES
 from .direct import zeroed
-from .saved import ModelConfig, SavedModel
+from .saved import ModelConfig, SavedModel, about_weights, weights_folder
 from ..volume import Volume
 
 # %% ../../nbs/49_plane.ipynb #1be889b5
@@ -57,10 +56,11 @@ class ScaledBlock(nn.Module):
         if torch.is_grad_enabled() or len(g) > 1:
             scale, shift = (v[..., None, None].to(x.dtype) for v in (scale, shift))
             return x + self.second(F.silu(self.first(F.silu(x))*(1 + scale) + shift))
-        # one geometry: it goes into the weights, and memory is used again. Most of the time is memory's, not the convolutions'
+        # one geometry: it goes into the weights, and memory is used again: that is what takes most of the time
         weight, bias = self.first.weight*(1 + scale[0])[:, None, None, None], self.first.bias*(1 + scale[0]) + shift[0]
         return x.add_(self.second(F.silu(F.conv2d(F.silu(x), weight, bias, 1, 1), inplace=True)))
 
+# %% ../../nbs/49_plane.ipynb #2ebc5155
 class PlaneNet(SavedModel):
     "Thick rows of planes (B, m, W) → thin rows (B, n, W), in HU."
     Config, kind, reads, title = PlaneNetConfig, 'plane', 'slices', 'plane network'
@@ -110,6 +110,7 @@ def residual(self:PlaneNet,
     for dec, up, skip in zip(reversed(self.dec), reversed(self.up), reversed(skips)): h = run(dec, skip + up(h))
     return F.pixel_shuffle(self.head(F.silu(h)), 2)[:, 0, :n, :W].float()
 
+# %% ../../nbs/49_plane.ipynb #691f7abd
 def geometry_of(slabs:Slabs, aspect:Tensor)->Tensor: # (B,) → (B, 4)
     "What the network is told: ratio, thickness, width of a column."
     ratio, thickness = slabs.step/slabs.fine, slabs.thickness/slabs.step
@@ -177,6 +178,7 @@ class RunningMean:
     def var(self): # of a voxel and its 26 neighbours: two answers alone are equal by chance in many places
         return F.avg_pool3d(self.square.div_(max(self.n - 1, 1))[None], 3, 1, 1, count_include_pad=False)[0]
 
+# %% ../../nbs/49_plane.ipynb #2e658146
 def slab_noise(
     thick:Tensor, # (m, H, W) HU
 )->float: # HU
@@ -197,12 +199,12 @@ def span(
     first, last = (int(at[0]) - margin)//16*16, -(-(int(at[-1]) + 1 + margin)//16)*16
     return slice(max(0, first), min(seen.shape[1], last))
 
+# %% ../../nbs/49_plane.ipynb #a3a461fa
 @patch
 @torch.no_grad()
 def refine(self:PlaneNet,
     thick:Tensor, # (m, H, W) HU
-    thin_at, # (n,) mm
-    thick_at, # (m,) mm
+    thin_at, thick_at, # (n,) and (m,) mm
     thickness, # of the thick slices, mm
     consistent=None, # add only what the thick slices don't see? default: yes
     seed=0, # a regression has one answer
@@ -213,15 +215,14 @@ def refine(self:PlaneNet,
     batch=4, # planes at a time
     progress=False, # a bar
 ): # (n, H, W) HU; with `spread` two of them
-    """Coronal and sagittal planes of a series, and their mean. The spread has two parts: what both directions differ by,
-    twice, for they err together, too; and the noise that the slabs averaged away, which nobody can know."""
+    "Mean of coronal and sagittal planes; its spread is twice their difference and the noise that slabs averaged away."
     from tqdm.auto import tqdm
     device = next(self.parameters()).device
     slabs = Slabs(torch.as_tensor(thin_at).double(), torch.as_tensor(thick_at).double(), float(thickness)).to(device)
-    members = [(axis, flip) for flip in ((False, True) if mirrored else (False,)) for axis in (1, 2)]
+    members = [(axis, flip) for flip in (False, True)[:1 + mirrored] for axis in (1, 2)]
     out, seen = RunningMean((len(slabs.thin_at), *thick.shape[1:]), spread), (thick > air).any(0)
-    total = sum(thick.shape[axis] for axis, _ in members)
-    bar = tqdm(total=total, desc='thin slices', unit='plane', disable=not progress or None, leave=False)
+    bar = tqdm(total=sum(thick.shape[axis] for axis, _ in members), desc='thin slices', unit='plane',
+               disable=not progress or None, leave=False)
     for k, (axis, flip) in enumerate(members, 1):                        # coronal planes, then sagittal
         start, aspect = 0, torch.tensor(float(pixel[2 - axis])/slabs.fine, device=device)
         for y, on in zip(thick.movedim(axis, 0).split(batch), (seen if axis == 1 else seen.T).split(batch)):
@@ -278,24 +279,26 @@ class Teacher:
         torch._foreach_lerp_(list(self.mean.values()), list(self.net.state_dict().values()), 1 - decay)
         self.loss = loss.item() if math.isnan(self.loss) else .99*self.loss + .01*loss.item()
 
-    def run(self,
-        seconds, # in all, those of earlier runs included
-        save=None, # file of the state; written every `every` seconds, and at the end
-        every=30.,
-        tell=None, # called with the teacher after each step
-        clock=time.perf_counter, # what is counted: seconds on the wall, or `time.process_time` on a busy machine
-    )->PlaneNet: # with its running mean, in eval mode
-        "Teach until the time is spent."
-        last = now = clock()
-        while self.seconds < seconds:
-            self.step(self.seconds/seconds)
-            before, now = now, clock()
-            self.seconds += now - before
-            if tell: tell(self)
-            if save and now - last > every: last = now if self.save(save) is None else last
-        if save: self.save(save)
-        self.net.load_state_dict(self.mean)
-        return self.net.eval()
+# %% ../../nbs/49_plane.ipynb #e2dc684d
+@patch
+def run(self:Teacher,
+    seconds, # in all, those of earlier runs included
+    save=None, # file of the state; written every `every` seconds, and at the end
+    every=30.,
+    tell=None, # called with the teacher after each step
+    clock=time.perf_counter, # what is counted: seconds on the wall, or `time.process_time` on a busy machine
+)->PlaneNet: # with its running mean, in eval mode
+    "Teach until the time is spent."
+    last = now = clock()
+    while self.seconds < seconds:
+        self.step(self.seconds/seconds)
+        before, now = now, clock()
+        self.seconds += now - before
+        if tell: tell(self)
+        if save and now - last > every: last = now if self.save(save) is None else last
+    if save: self.save(save)
+    self.net.load_state_dict(self.mean)
+    return self.net.eval()
 
 # %% ../../nbs/49_plane.ipynb #6af0ac51
 @patch
@@ -351,6 +354,7 @@ def own_geometry(
         return dict(slabs=centred_slabs(rows, r, T), spacing=spacing)
     return config, draw
 
+# %% ../../nbs/49_plane.ipynb #43560511
 def adapt(
     net, # `PlaneNet`, which is left as it is; None: from scratch
     vol:Volume, # the thick series itself
@@ -382,14 +386,10 @@ def adapt(
     taught.about = dict(taught.about, name=name, adapted_steps=teacher.steps)
     return taught
 
-# %% ../../nbs/49_plane.ipynb #2a204f13
-def weights_folder()->Path:
-    "Where the package keeps the weights of this network."
-    return Path(str(resources.files('xray_ct')))/'weights'/'plane'
-
+# %% ../../nbs/49_plane.ipynb #3aa6d2d7
 def shipped_net(device='cpu')->PlaneNet|None: # None where the package has none
     "The network that is in the package; its model card is beside the weights."
-    folder = weights_folder()
+    folder = weights_folder('plane')
     if not (folder/'config.json').is_file(): return None
     net = PlaneNet.load(folder, device)
     net.about = dict(net.about, name='plane, shipped')

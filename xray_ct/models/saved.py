@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['models', 'backbones', 'files_used', 'Registry', 'ModelConfig', 'from_preset', 'SavedModel', 'model_class',
-           'saved_class', 'load_saved', 'use_file', 'chosen_model']
+           'saved_class', 'load_saved', 'weights_folder', 'about_weights', 'shipped_weights', 'shipped_folder',
+           'use_file', 'chosen_model']
 
-# %% ../../nbs/40_saved.ipynb #bc8652db
+# %% ../../nbs/40_saved.ipynb #02767af5
 import importlib, importlib.util, json, sys
 from collections.abc import MutableMapping
 from dataclasses import asdict, fields, is_dataclass, MISSING
+from importlib import resources
 from pathlib import Path
 import torch
 from torch import nn, Tensor
@@ -337,6 +339,38 @@ def load_saved(
         raise InputError(f'{folder/"config.json"}: does not describe a model ({str(e)[:200]}); was it edited, or '
                          'taken from another run? '
                          'Train again, or give the folder as training left it') from None
+
+# %% ../../nbs/40_saved.ipynb #cdc6f67f
+def weights_folder(
+    name:str, # of weights that come with the package, such as 'chest'
+)->Path: # whether it is there or not
+    "Where the package keeps its weights."
+    return Path(str(resources.files('xray_ct')))/'weights'/name
+
+def about_weights(
+    folder:Path, # of a saved model
+)->dict|None: # name, made_for, command, data, measured, limits; folder and MB. None: these are not the package's
+    "What the package says of weights that come with it."
+    folder = Path(folder)
+    if not (folder/'about.json').is_file() or folder.resolve().parent != weights_folder('').resolve(): return None
+    size = sum(f.stat().st_size for f in folder.iterdir())/1e6
+    return dict(read_json(folder/'about.json'), folder=folder, mb=round(size, 1))
+
+def shipped_weights()->dict: # name → `about_weights`
+    "All weights that come with the package."
+    folders = sorted(weights_folder('').glob('*/config.json'))
+    return {a['name']: a for f in folders if (a := about_weights(f.parent))}
+
+def shipped_folder(
+    name:str, # of weights that come with the package
+)->Path:
+    "Their folder; `InputError` where this version has none."
+    folder = weights_folder(name)
+    if not (folder/'config.json').is_file():
+        own = ', '.join(shipped_weights()) or 'none'
+        raise InputError(f'weights {name!r}: do not come with this version of the package (it has: {own}). '
+                         'Give the folder of a run that `xray_ct train` made (--weights RUN)')
+    return folder
 
 # %% ../../nbs/40_saved.ipynb #d0b6f07d
 files_used = {}  # absolute path → module, of `use_file`
