@@ -319,7 +319,7 @@ def choose_network(
     if min(f['gain_db'][1] for f in found.values()) > .1: return net, f'the network is measured to help: {how}', found
     return None, f'the network is not measured to help: {how}', found
 
-BLURRED = 1.45 # a profile so many times as wide as the slabs is not theirs; a bell of their full width at half maximum is 1.4
+BLURRED = 1.45 # a profile so many times as wide as the slabs is not theirs; a bell of their own width looks 1.4
 
 def _out_of_reach(net, vol, spacing, thickness): # why the network cannot be tried, or ''
     if net is None: return 'this version has no network'
