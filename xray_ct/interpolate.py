@@ -275,6 +275,7 @@ def _consistent_rows(S, thin_at, thick_at, y, method): # y: (m, W) → (n, W)
     x = interpolation_matrix(thin_at, thick_at, method) @ y.double()
     return S.project(x.float()[..., None], y[..., None])[..., 0]
 
+# %% ../nbs/71_interpolate.ipynb #04ce95d3
 def own_plane_gain(
     net, # with `planes`
     vol:Volume, # a thick series, HU
@@ -319,6 +320,7 @@ def choose_network(
     if min(f['gain_db'][1] for f in found.values()) > .1: return net, f'the network is measured to help: {how}', found
     return None, f'the network is not measured to help: {how}', found
 
+# %% ../nbs/71_interpolate.ipynb #0992353e
 BLURRED = 1.45 # a profile so many times as wide as the slabs is not theirs; a bell of their own width looks 1.4
 
 def _out_of_reach(net, vol, spacing, thickness): # why the network cannot be tried, or ''
