@@ -166,7 +166,19 @@ def command_tables(top):
         'geometry': (f'--geometry {top/"other.json"}', 'reconstruct.geometry', top/'other.json'),
         'truth': (f'--truth {ct}', 'save.truth', f'read {ct}'),
         'consistency': ('--no-consistency', 'reconstruct.consistency', False),
+        'force': ('--force', 'reconstruct.refuse', False),
         'model': own_file, 'overwrite': (again, 'save.folder', staged_earlier)})
+    usable = lambda *a, **kw: importlib.import_module('xray_ct.check').Check([], [])
+    tables['check'] = (['check', top/'ap.png', top/'lat.png'], dict(cli_check__check_pictures=usable, check__save_check=None), {
+        'ap': ('', 'check_pictures.xrays.0', top/'ap.png'), 'lat': ('', 'check_pictures.xrays.1', top/'lat.png'),
+        'weights': (f'--weights {run}', 'check_pictures.weights', run),
+        'geometry': (f'--geometry {top/"other.json"}', 'check_pictures.geometry', top/'other.json'),
+        'page': (f'-o {top/"check.html"}', 'save_check.path', top/'check.html'),
+        'as_json': ('--json', 'stdout', lambda text: text.strip().startswith('{'))})
+    tables['fetch'] = (['fetch', 'lidc-idri', '-o', out], dict(data__fetch__fetch=Arrived), {
+        'dataset': ('', 'fetch.name', 'lidc-idri'), 'out': ('', 'fetch.folder', out),
+        'accept_licence': ('--accept-licence', 'fetch.accept_licence', True), 'patients': ('--patients 3', 'fetch.patients', 3),
+        'server': ('--server http://127.0.0.1/v1', 'fetch.server', 'http://127.0.0.1/v1')})
     place = either('interpolate', 'thin_slices', 'interpolate')
     made = place.split('__')[-1]
     tables['interpolate'] = (['interpolate', ct, '-o', out], dict(

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['VERDICTS', 'SIDE', 'WAYS', 'FIT', 'Finding', 'grey_findings', 'blades', 'area_findings', 'cut_sides', 'markers',
            'text_findings', 'small', 'ranks', 'Bank', 'joined', 'trunk_bank', 'pair_findings', 'same_picture',
-           'symmetry', 'body_width', 'view_findings', 'size_findings', 'Check', 'shrunk', 'judge', 'check_sections',
-           'save_check']
+           'symmetry', 'body_width', 'view_findings', 'size_findings', 'known_bank', 'Check', 'shrunk', 'judge',
+           'check_sections', 'save_check']
 
-# %% ../nbs/67_check.ipynb #33474c07
+# %% ../nbs/67_check.ipynb #5b6dfa6e
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.resources import files
@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from .data.radiograph import Xray, view_name
 from .files import read_tensors
 from .geometry import Geometry, view_axes
+from .physics import hu_to_mu
+from .volume import Window
 from .one_patient import LIMITS, GRAIN, agreement, body_level, flipped, grain, heights
 
 # %% ../nbs/67_check.ipynb #57437144
@@ -292,6 +294,22 @@ def size_findings(pictures, widths, assumed=())->list:
             add(2 if width < 80 else 1, f'the body would be {width:.0f} mm wide: is it a trunk, and is its pixel size right?')
     out += [Finding(1, 'both pictures', 'size', a) for a in assumed if 'assumed' in a or 'no geometry' in a]
     return out
+
+# %% ../nbs/67_check.ipynb #47f5cb54
+@torch.no_grad()
+def known_bank(
+    model, # trained weights
+    most=16, # patients
+    name='the weights',
+)->Bank: # of the model's views
+    "What pictures look like: of trunks, and of the patients that the weights keep."
+    ridge, bank = getattr(getattr(model, 'root', model), 'ridge', None), trunk_bank(tuple(model.geometry.views))
+    if ridge is None or not len(ridge.volumes): return bank
+    volumes = ridge.volumes[::max(1, len(ridge.volumes)//most)][:most].float()
+    volumes = F.interpolate(volumes[:, None], model.geometry.vol_shape)
+    mu = lambda v: hu_to_mu(Window.named('full').inverse(v[None].clamp(-1, 1)), model.config.kev)
+    seen = [model.projector(mu(v))[0].cpu().numpy() for v in volumes]
+    return joined(bank, Bank.of(seen, model.geometry.views, name))
 
 # %% ../nbs/67_check.ipynb #493959e6
 @dataclass(frozen=True, eq=False)

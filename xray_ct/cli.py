@@ -59,8 +59,8 @@ def explain(
     if isinstance(e, MemoryError) or "can't allocate memory" in text or 'out of memory' in text: return 2, no_memory
     return 1, f'unexpected {type(e).__name__}: {text}\nRun again with --debug for the traceback.'
 
-# %% ../nbs/73_cli.ipynb #0cac7dd9
-rooms = 'xray_ct.cli_training',  # modules that add their commands to `app` when they are imported
+# %% ../nbs/73_cli.ipynb #c2ffaec4
+rooms = 'xray_ct.cli_training', 'xray_ct.cli_check'  # modules that add their commands to `app` when they are imported
 moved = 'train', 'train_slices', 'preprocess', 'vet', 'vetted_run', 'check_training', 'check_config'
 
 def __getattr__(name):  # until 0.3
@@ -218,7 +218,7 @@ def drr(
     named = ', '.join(map(str, g.views))
     print(f'{out}: {named} of {size}×{size} pixels of {g.pixel[0]:.3g} mm; line integrals up to {lines.max():.2f}')
 
-# %% ../nbs/73_cli.ipynb #9ef13408
+# %% ../nbs/73_cli.ipynb #5c57150f
 @app.command()
 def reconstruct(
     ap: Annotated[Path, argument(metavar='AP', help=(
@@ -234,6 +234,8 @@ def reconstruct(
     truth: Annotated[Optional[Path], option(help='The true CT, if there is one: scores are added.')] = None,
     consistency: Annotated[bool, option(
         '--consistency/--no-consistency', help='Correct the prediction by the measured X-rays.')] = True,
+    force: Annotated[bool, option('--force', help=(
+        'Go on where `xray_ct check` calls the pictures not usable. The result says so.'))] = False,
     overwrite: Overwrite = False,
 ):
     "A CT volume from two X-rays. A guess that fits the pictures, not a measurement: not for diagnosis."
@@ -248,12 +250,13 @@ def reconstruct(
         if geometry is None and beside.is_file(): geometry = beside
         go_on()
         true = None if truth is None else read_ct(truth)
-        r = reconstruct([ap, lat], weights, geometry, consistency)
+        r = reconstruct([ap, lat], weights, geometry, consistency, refuse=not force)
         r.save(folder, true)
     nrmse, done = r.metrics['reprojection']['nrmse'], r.metrics['consistency']
     print(f'{out}: {r.volume}; reprojection NRMSE {nrmse:.2%}, consistency {done}')
     if mark := r.metrics.get('weights'):
         warn(f'weights: {mark["name"]}, which come with the package ({mark["made_for"]}). {mark["limits"]}')
+    if r.check.level: warn(f'{r.check.verdict}: {"; ".join(r.check.reasons)}')
     for sentence in r.metrics['assumed']: warn(f'assumed: {sentence}')
 
 # %% ../nbs/73_cli.ipynb #1974b1c6
@@ -345,7 +348,7 @@ def interpolate(
 def score(
     pred: Annotated[Path, argument(help='The prediction: anything `drr` reads.')],
     truth: Annotated[Path, argument(help="The truth; it is resampled onto the prediction's grid.")],
-    protocol: Annotated[str, option(help='hu, masked, hu1024, x2ct or perx2ct; several separated by commas.')] = 'hu',
+    protocol: Annotated[str, option(help='hu, masked, v2, hu1024, x2ct or perx2ct; several separated by commas.')] = 'hu',
     json: Annotated[bool, option('--json', help='As JSON.')] = False,
 ):
     "Score a CT against the truth by a named protocol. Compare with a baseline: a number alone says little."

@@ -7,7 +7,7 @@ __all__ = ['PICTURED', 'SHOWN', 'PRINTED', 'HEADINGS', 'predict', 'control_xrays
            'evaluate', 'reference', 'outside_of', 'known_cases', 'consistency_gain', 'by_name', 'as_markdown',
            'write_results', 'pool_runs']
 
-# %% ../nbs/62_evaluate.ipynb #ada68b25
+# %% ../nbs/62_evaluate.ipynb #6f920f5f
 from functools import lru_cache
 from pathlib import Path
 import torch
@@ -46,7 +46,7 @@ def stranger(patients):
     own = lambda k: sum(patients[i] == patients[i - k] for i in range(n))
     return min(range(1, max(n, 2)), key=lambda k: (own(k), k))
 
-# %% ../nbs/62_evaluate.ipynb #0ac791e7
+# %% ../nbs/62_evaluate.ipynb #89eedd61
 def case_psnr(
     hu, truth, # (N, 1, D, H, W) HU
 ): # (N,) dB
@@ -63,7 +63,7 @@ def paired_difference(
     "How much better `a` is, and between what limits other patients of the same kind would put it; see `bootstrap`."
     return bootstrap(a - b, patients, draws, seed)
 
-# %% ../nbs/62_evaluate.ipynb #ce1e0132
+# %% ../nbs/62_evaluate.ipynb #738334f2
 @torch.no_grad()
 def evaluate(
     model,
@@ -72,7 +72,7 @@ def evaluate(
     name='model', # of the row
     protocol='v2', # see `metrics.score`
     controls=True,
-) -> list: # of dicts: name, consistency, the means of the scores, their spread and interval over patients
+) -> list: # of dicts: name, consistency, the means of the scores, their spread and their interval over patients
     """Every baseline, the model without and with consistency, then the controls; the model's row says by how much it
     beats ridge regression, with a 95 % interval."""
     xrays, truth = cohort.stack(part)
@@ -95,7 +95,7 @@ def evaluate(
                  for c, x in control_xrays(xrays, patients).items()]
     return rows
 
-# %% ../nbs/62_evaluate.ipynb #709e751f
+# %% ../nbs/62_evaluate.ipynb #caba7806
 @lru_cache(1)
 @torch.no_grad()
 def reference(
@@ -137,7 +137,7 @@ def consistency_gain(
     fixed = consistent(mine, xrays, model.projector, kev=cohort.config.kev, outside=outside and outside(xrays))[0]
     return (case_psnr(fixed, truth) - case_psnr(mine, truth)).mean().item()
 
-# %% ../nbs/62_evaluate.ipynb #79d69bf1
+# %% ../nbs/62_evaluate.ipynb #aec4cca1
 PICTURED = ('psnr_3d_range2000', 'ssim_3d_uniform7_range2000', 'mae_hu', 'rmse_hu') # beside a patient's planes
 SHOWN = ('psnr_3d_range2000', 'psnr_3d_body_range2000', 'ssim_3d_uniform7_range2000',
          'ssim_3d_uniform7_body_range2000', 'mae_hu', 'mae_hu_body', 'rmse_hu', 'rmse_hu_body', 'dice_body', 'dice_bone',
@@ -157,7 +157,7 @@ def as_markdown(rows, keys=PRINTED):
     return '\n'.join(lines + [f'| {n} | ' + ' | '.join(f'{v.get(k, float("nan")):.4g}' for k in keys) + ' |'
                               for n, v in by_name(rows, keys).items()])
 
-# %% ../nbs/62_evaluate.ipynb #a34691f1
+# %% ../nbs/62_evaluate.ipynb #af269735
 HEADINGS = dict(
     test='On patients it never saw',
     valid='On the patients that chose the epoch: too good',
@@ -191,7 +191,7 @@ def write_results(
                  'Research software, not a medical device.')
     return table
 
-# %% ../nbs/62_evaluate.ipynb #2f13720d
+# %% ../nbs/62_evaluate.ipynb #d2da79c0
 def _keep_outside(run, model, cohort):
     "For `full` X-rays: leave what is known of the outside with the run, if consistency then gains on validation patients."
     (run/FILE).unlink(missing_ok=True)
@@ -201,11 +201,12 @@ def _keep_outside(run, model, cohort):
     if with_ > max(without, 0): save_outside(outside, run)
     return dict(consistency_gain_valid=dict(with_outside=with_, without=without, kept=with_ > max(without, 0)))
 
-# %% ../nbs/62_evaluate.ipynb #6177b32d
+# %% ../nbs/62_evaluate.ipynb #ba70320e
 def _scores(cohort, rows, part, name):
     "The table and the controls as sections of a report."
     from xray_ct.report import Scores
-    table, kind, patients = by_name(rows), cohort.config.xrays, cohort.patients(part)
+    table, kind, patients = by_name(rows, PRINTED), cohort.config.xrays, cohort.patients(part)
+    more = by_name(rows, [k for k in SHOWN if k not in PRINTED])
     note = (f'{len(patients)} CTs of {len(set(patients))} patients of the {part} part; means over CTs. '
             f'X-rays: {kind}, {cohort.ratio():.2f} source voxels a target voxel.')
     own = next((r for r in rows if 'psnr_gain_over_ridge' in r), None)
@@ -225,8 +226,10 @@ def _scores(cohort, rows, part, name):
         note += ' The pictures were rendered by another program: consistency assumes a geometry that may not be theirs.'
     ours = name if kind == 'paired' else f'{name} + consistency'
     controls = {n: v for n, v in table.items() if n == name or n.startswith(f'{name}, ')}
-    return [Scores(HEADINGS.get(part, part), {n: v for n, v in table.items() if not n.startswith(f'{name}, ')},
-                   ours=ours, note=note),
+    methods = lambda t: {n: v for n, v in t.items() if v and not n.startswith(f'{name}, ')}
+    hidden = [Scores('What a mean over voxels hides', methods(more), ours=ours,
+                     note='Overlap (Dice), edges against the truth\'s, and the bias of each tissue.')]
+    return [Scores(HEADINGS.get(part, part), methods(table), ours=ours, note=note), *hidden*bool(methods(more)),
             Scores('Controls: does it look at the pictures?', controls, ours=name,
                    note='Swapped, shuffled or mirrored pictures must cost a model dearly; '
                         'one that scores the same has learnt the mean.')]
@@ -247,7 +250,7 @@ def _pictures(run, model, cohort, part, name, example):
                     'errors. The numbers are this patient\'s.'),
             Picture('How it learnt', figures.curves(run/'log.csv'), 'Losses and validation PSNR by epoch.')]
 
-# %% ../nbs/62_evaluate.ipynb #c2260479
+# %% ../nbs/62_evaluate.ipynb #de85b9a9
 def pool_runs(
     folders, # of runs that differ by their seed, scored on the same part of the same cohort
 )->list: # of rows: name, consistency, seeds, each headline score and its interval as <key>_95
