@@ -116,6 +116,7 @@ def outside_of(config, cases, kind=Cohort): # as `reference`, for `full` X-rays 
     cohort = kind(config, {'train': list(cases)})
     return fit_outside(*outside_pairs(cohort, 'train'), cohort.patients('train'))
 
+# %% ../nbs/62_evaluate.ipynb #f3c9288c
 def known_cases(
     cohort:Cohort,
     projector, # A
@@ -140,7 +141,8 @@ def consistency_gain(
 # %% ../nbs/62_evaluate.ipynb #aec4cca1
 PICTURED = ('psnr_3d_range2000', 'ssim_3d_uniform7_range2000', 'mae_hu', 'rmse_hu') # beside a patient's planes
 SHOWN = ('psnr_3d_range2000', 'psnr_3d_body_range2000', 'ssim_3d_uniform7_range2000',
-         'ssim_3d_uniform7_body_range2000', 'mae_hu', 'mae_hu_body', 'rmse_hu', 'rmse_hu_body', 'dice_body', 'dice_bone',
+         'ssim_3d_uniform7_body_range2000', 'mae_hu', 'mae_hu_body', 'rmse_hu', 'rmse_hu_body', 'dice_body',
+         'dice_bone',
          'dice_airspace', 'edge_sharpness', 'edge_match', 'bias_hu_airspace', 'bias_hu_lung', 'bias_hu_fat',
          'bias_hu_soft', 'bias_hu_bone', 'reprojection_nrmse') # in the report
 PRINTED = ('psnr_3d_range2000', 'psnr_3d_body_range2000', 'ssim_3d_uniform7_range2000', 'mae_hu', 'mae_hu_body',
@@ -193,7 +195,7 @@ def write_results(
 
 # %% ../nbs/62_evaluate.ipynb #d2da79c0
 def _keep_outside(run, model, cohort):
-    "For `full` X-rays: leave what is known of the outside with the run, if consistency then gains on validation patients."
+    "For `full` X-rays: leave what is known of the outside with the run, if consistency then gains on validation."
     (run/FILE).unlink(missing_ok=True)
     if cohort.config.xrays != 'full' or not cohort.parts.get('valid'): return {}
     outside = outside_of(cohort.config, tuple(cohort.parts['train']), type(cohort))
@@ -234,6 +236,7 @@ def _scores(cohort, rows, part, name):
                    note='Swapped, shuffled or mirrored pictures must cost a model dearly; '
                         'one that scores the same has learnt the mean.')]
 
+# %% ../nbs/62_evaluate.ipynb #c53d38ae
 def _pictures(run, model, cohort, part, name, example):
     "One patient and the curve as sections of a report."
     from xray_ct.metrics import score
