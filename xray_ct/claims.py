@@ -227,7 +227,7 @@ def _c12(v): return judge(v['a sample over regression, dB'], 5)
 def _interval(x, margin): # of patients, not of seeds
     return judge(x, margin, factor=2/len(x)**.5)
 
-# %% ../nbs/63_claims.ipynb #3a3452bc
+# %% ../nbs/63_claims.ipynb #093e0211
 @_rule('C13',
        'Consistent Lanczos, which no training decides, in each cohort and thickness: at least 42 dB. Where '
        'cohorts or thicknesses differ it depends on them; one cohort alone decides nothing')
@@ -246,7 +246,8 @@ def _c14(v):
 
 @_rule('C15',
        'Ridge regression and what consistency adds to it, grid X-rays minus native ones, dB over the '
-       'patients: within ± 0.1 holds, outside fails (mean ± 2 standard errors)')
+       'patients: within ± 0.1 holds, outside fails (mean ± 2 standard errors). Grid X-rays are also parallel, '
+       'with a pixel a voxel: the rule does not tell what of a difference is the crime')
 def _c15(v):
     parts = [v['ridge: grid over native, dB'], v['gain of consistency: grid over native, dB']]
     near = lambda x: [_interval(x, -.1), _interval([-a for a in x], -.1)] # 'holds' in both: within

@@ -39,7 +39,7 @@ def _own_views(pictures):
     named = [view_name(p.view) for p in pictures if p.view is not None]
     return tuple(next((v for v in named if v in pair), pair[0]) for pair in (('ap', 'pa'), ('lat', 'rlat')))
 
-# %% ../nbs/79_cli_check.ipynb #488099b3
+# %% ../nbs/79_cli_check.ipynb #6af41327
 @app.command()
 def check(
     ap: Annotated[Path, argument(metavar='AP', help='Frontal X-ray: DICOM (CR, DX) or 16-bit PNG.')],
@@ -48,16 +48,15 @@ def check(
         'Folder of a run: its views are asked for, and its patients compared.'))] = None,
     geometry: Annotated[Optional[Path], option(help=(
         'geometry.json that belongs to the pictures; default the one beside AP, else the tags.'))] = None,
-    page: Annotated[Optional[Path], option('-o', '--out', metavar='FILE.html', help=(
-        'Write one page with pictures.'))] = None,
-    as_json: Annotated[bool, option('--json', help='The verdict, every finding and its numbers as JSON.')] = False,
+    page: Annotated[Optional[Path], option(
+        '-o', '--out', metavar='FILE.html', help='Write one page with pictures.')] = None,
+    as_json: Annotated[bool, option('--json', help='The verdict, all findings and their numbers as JSON.')] = False,
 ):
     """Can these two X-rays be used? A verdict with reasons: usable, usable with care, or not usable.
 
-    Exit code 0 if they can (care is said on the error stream), 2 if not. `reconstruct` asks the same and refuses what
-    is not usable, unless --force. Looked at: grey levels, polarity, size, collimation, text, truncation; the view,
-    mirrored
-    or upside down; and whether both are of one patient."""
+    Exit code 0 if they can (care is said on the error stream), 2 if not. `reconstruct` asks the same and refuses
+    what is not usable, unless --force. Looked at: grey levels, polarity, size, collimation, text, truncation;
+    the view, mirrored or upside down; and whether both are of one patient."""
     check_places(Path(page or 'check.html').absolute(), [ap, lat, weights, geometry], None)
     beside = ap.parent/'geometry.json'
     if geometry is None and beside.is_file(): geometry = beside
@@ -75,17 +74,17 @@ def check(
         raise InputError('; '.join(found.reasons) + '. Give other pictures, or correct what is said')
     for reason in found.reasons: warn(reason)
 
-# %% ../nbs/79_cli_check.ipynb #6a93dc24
+# %% ../nbs/79_cli_check.ipynb #78645cab
 @app.command()
 def fetch(
     dataset: Annotated[str, argument(metavar='DATASET', help='lidc-idri, lung-pet-ct-dx or cmb-crc.')],
     out: Annotated[Path, option('-o', '--out', help=(
         'Folder: one ZIP a patient, and SOURCE.json. The same command resumes.'))],
-    accept_licence: Annotated[bool, option('--accept-licence', help=(
-        'You have read the licence, and keep to it.'))] = False,
+    accept_licence: Annotated[bool, option(
+        '--accept-licence', help='You have read the licence, and keep to it.')] = False,
     patients: Annotated[Optional[int], option(help='At most so many; default all.')] = None,
-    server: Annotated[Optional[str], option(metavar='URL', help=(
-        'Another address of the NBIA interface, version 1.'))] = None,
+    server: Annotated[Optional[str], option(
+        metavar='URL', help='Another address of the NBIA interface, version 1.')] = None,
 ):
     "Load a public collection of CTs from The Cancer Imaging Archive, each file checked."
     from xray_ct.data.fetch import fetch, recipe

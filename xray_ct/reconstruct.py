@@ -6,7 +6,7 @@
 __all__ = ['OTHER_SIDE', 'FORCE', 'distances', 'place', 'order_by_view', 'inside_field', 'load_model', 'Reconstruction',
            'read_pictures', 'reconstruct']
 
-# %% ../nbs/70_reconstruct.ipynb #0bfab58e
+# %% ../nbs/70_reconstruct.ipynb #6db09355
 import time
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -254,7 +254,7 @@ def read_pictures(
         if np.ptp(p.lines) == 0: raise InputError(f'{p.path or p.view}: every pixel is the same; it is no radiograph')
     return out
 
-# %% ../nbs/70_reconstruct.ipynb #32cb76a7
+# %% ../nbs/70_reconstruct.ipynb #60949b80
 def _on_model_detector(pictures, pixels, g, model, assumed, seen=None):
     "All pictures on the detector of `g` (V, h, w), and where they cover it; pixels outside a picture cover nothing."
     lines, air = zip(*(_calibrate(p, model, assumed, seen if seen is None else seen[:, k])
@@ -269,12 +269,21 @@ def _on_model_detector(pictures, pixels, g, model, assumed, seen=None):
         covered = torch.cat([covered[:k], covered[k:k + 1] & (hidden < 1e-3), covered[k + 1:]])
     return x + torch.tensor(air, dtype=x.dtype)[:, None, None] if any(air) else x, covered
 
-# %% ../nbs/70_reconstruct.ipynb #1c7d931b
-def _mark(folder):
+# %% ../nbs/70_reconstruct.ipynb #f1cfee28
+def _mark(weights):
     "What a result says of weights that come with the package; {} for others."
-    about = about_weights(folder)
-    if not about: return {}
-    return dict(name=about['name'], shipped=True, made_for=about['made_for'], limits=about['limits'])
+    about = about_weights(weights) if isinstance(weights, (str, Path)) else None
+    return {'weights': dict(shipped=True, **{k: about[k] for k in ('name', 'made_for', 'limits')})} if about else {}
+
+def _about(g, weights, verdict):
+    "`meta` of a result."
+    named = {k: mark['name'] for k, mark in _mark(weights).items()}
+    return dict(source='synthetic: reconstructed from X-rays', views=list(g.views), check=verdict, **named)
+
+def _source(geometry):
+    "The CT behind the X-rays, of which geometry.json may tell."
+    source = read_json(geometry).get('source') if isinstance(geometry, (str, Path)) else None
+    return source if isinstance(source, dict) else None
 
 def _check_finite(predicted, weights):
     "Refuse NaN by the name of the run it comes from."
@@ -292,7 +301,20 @@ def _outside(weights, x, g, body, covered, assumed):
     assumed.append('what lies outside the field is predicted from the X-rays, by the patients of the training')
     return Outside(*(t.to(x.device) for t in known(x[None].cpu()))), covered.to(x.device)
 
-# %% ../nbs/70_reconstruct.ipynb #cd29cc8a
+# %% ../nbs/70_reconstruct.ipynb #d7cfb284
+def _corrected(predicted, x, model, mask, outside, kev, off, **kw):
+    "The volume after the correction, unless `off` says why there is none, and what was measured before and after."
+    beyond = lambda hu: outside_estimate(hu, x[None], model.projector, outside, mask=mask[None], kev=kev)
+    error = lambda hu: reprojection_error(hu, x[None], model.projector, mask[None], kev, beyond(hu))
+    rounded = lambda hu: {k: round(v.item(), 6) for k, v in error(hu).items()}
+    final, done = predicted, off
+    if not off:
+        kw = dict(mask=mask[None], kev=kev, outside=outside) | kw
+        final, info = consistent(predicted, x[None], model.projector, **kw)
+        done = 'kept' if info['kept'].item() else 'refused: it did not lower the reprojection error'
+    return final, dict(reprojection_before=rounded(predicted), reprojection=rounded(final), consistency=done)
+
+# %% ../nbs/70_reconstruct.ipynb #c464511f
 FORCE = 'With --force it is made all the same, and says so'
 
 @torch.no_grad()
@@ -308,7 +330,7 @@ def reconstruct(
 ) -> Reconstruction:
     "From pictures to a `Volume`."
     start = time.perf_counter()
-    if weights is None: weights = shipped_folder('chest')
+    weights = shipped_folder('chest') if weights is None else weights
     model = load_model(weights) if isinstance(weights, (str, Path)) else weights
     own = Geometry.from_dict(model.config.geometry)
     pictures = order_by_view(read_pictures(xrays, geometry), model.geometry.views, own.mode)
@@ -324,41 +346,28 @@ def reconstruct(
     body = body or (_body(geometry) if isinstance(geometry, (str, Path)) else None)
     _check_finite(predicted, weights)
     outside, mask = _outside(weights, x, g, body, covered, assumed)
-    beyond = lambda hu: outside_estimate(hu, x[None], model.projector, outside, mask=mask[None], kev=kev)
-    off = lambda hu: reprojection_error(hu, x[None], model.projector, mask[None], kev, beyond(hu))
-    error = lambda hu: {k: round(v.item(), 6) for k, v in off(hu).items()}
-    final, used = predicted, mask.float().mean().item()
-    metrics = dict(reprojection_before=error(predicted), assumed=assumed, rays_used=used, check=check.to_dict())
-    if isinstance(weights, (str, Path)) and (mark := _mark(weights)): metrics['weights'] = mark
-    if consistency and all(p.calibrated for p in pictures):
-        final, info = consistent(predicted, x[None], model.projector, mask=mask[None], kev=kev, outside=outside, **kw)
-        metrics['consistency'] = 'kept' if info['kept'].item() else 'refused: it did not lower the reprojection error'
-    else: metrics['consistency'] = 'off' if not consistency else 'off: the X-rays are not calibrated as line integrals'
-    metrics |= dict(reprojection=error(final), seconds=round(time.perf_counter() - start, 3))
+    calibrated = all(p.calibrated for p in pictures)
+    off = '' if consistency and calibrated else 'off' + ': the X-rays are not calibrated as line integrals'*consistency
+    final, found = _corrected(predicted, x, model, mask, outside, kev, off, **kw)
+    told = dict(assumed=assumed, rays_used=mask.float().mean().item(), check=check.to_dict(), **_mark(weights))
+    metrics = dict(found, **told, seconds=round(time.perf_counter() - start, 3))
     affine = centered_affine(g.vol_shape, g.spacing, g.isocenter)
-    about = lambda: dict(source='synthetic: reconstructed from X-rays', views=list(g.views), check=check.verdict,
-                         **{'weights': mark['name'] for mark in [metrics.get('weights')] if mark})
-    volume = lambda hu: Volume(hu[0, 0].float().cpu().numpy(), affine=affine, meta=about())
-    source = read_json(geometry).get('source') if isinstance(geometry, (str, Path)) else None
-    source = source if isinstance(source, dict) else None
-    return Reconstruction(volume(final), volume(predicted), x.cpu(), g, metrics, model, source, check)
+    volume = lambda hu: Volume(hu[0, 0].float().cpu().numpy(), affine=affine, meta=_about(g, weights, check.verdict))
+    return Reconstruction(volume(final), volume(predicted), x.cpu(), g, metrics, model, _source(geometry), check)
 
-# %% ../nbs/70_reconstruct.ipynb #1ced6898
+# %% ../nbs/70_reconstruct.ipynb #5a3639b2
 def _calibrate(p, model, assumed, seen=None):
-    """Line integrals above that of air, and that of air.
-
-    The curve of an uncalibrated radiograph is estimated by `respond`. Where the weights keep no patients, its grey
-    levels are stretched over the model's usual range, and beyond its edge the picture goes on as its own air."""
+    """Line integrals above that of air, and that of air: of an unknown curve as `respond` estimates them, or, where the
+    weights keep no patients, stretched over the model's range, with the picture's own air beyond its edge."""
     if p.calibrated: return p.lines, 0.
     if seen is not None:
-        assumed.append(f'{_name(p)}: its line integrals are estimated: grey levels are matched to those of {len(seen)} '
+        assumed.append(f'{_name(p)}: its line integrals are estimated, grey levels matched to those of {len(seen)} '
                        'patients of the weights; HU values are guesses')
         return respond(p.lines, seen, None if p.outside is None else ~p.outside), 0.
-    offset, scale = model.config.xray_offset, model.config.xray_scale
-    low, high = offset - scale, offset + 1.5*scale
-    assumed.append(f'{_name(p)}: grey levels are taken as line integrals from {max(low, 0):g} to {high:g}; '
+    low, high = (max(model.config.xray_offset + k*model.config.xray_scale, 0.) for k in (-1, 1.5))
+    assumed.append(f'{_name(p)}: grey levels are taken as line integrals from {low:g} to {high:g}; '
                    'HU values are guesses')
-    return p.lines*np.float32(high - max(low, 0)), max(low, 0.)
+    return p.lines*np.float32(high - low), low
 
 def _body(path):
     "The body's box that `drr` wrote beside the geometry, or None."
@@ -409,7 +418,7 @@ def sections(self:Reconstruction, truth=None, scores=None):
             *looked[len(over):], Settings('Acquisition and field', self.geometry.to_dict()),
             Settings('Provenance', provenance())]
 
-# %% ../nbs/70_reconstruct.ipynb #da7d4c31
+# %% ../nbs/70_reconstruct.ipynb #ff5b72e7
 @patch
 def save(self:Reconstruction, folder, truth=None, overwrite=False):
     """Write `ct.nii.gz`, `dicom/`, `report.html` and `metrics.json`, all or nothing.
@@ -426,7 +435,7 @@ def save(self:Reconstruction, folder, truth=None, overwrite=False):
         mark = self.metrics.get('weights')
         by = f' by the weights {mark["name"]} of the package' if mark else ''
         described = f'reconstructed from X-rays{by}: synthetic, not for diagnosis'
-        forced = self.check is not None and self.check.level > 1
+        forced = bool(self.check and self.check.level > 1)
         if forced: described = f'from X-rays found NOT USABLE{by}: synthetic, not for diagnosis'
         write_dicom(self.volume, f/'dicom', description=described, source_meta=self.source)
         write_report(f/'report.html', 'CT from X-rays', self.sections(truth, scores),
