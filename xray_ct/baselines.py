@@ -133,7 +133,8 @@ class Pca:
     )->Tensor: # (B, 1, D, H, W) HU
         "The most likely volumes."
         G, n = self.B @ self.B.T, len(self.volumes)
-        u = torch.linalg.solve(G + sigma**2*torch.eye(n, dtype=G.dtype), self.B @ (xrays - self.seen).flatten(1).double().T)
+        seen = self.B @ (xrays - self.seen).flatten(1).double().T
+        u = torch.linalg.solve(G + sigma**2*torch.eye(n, dtype=G.dtype), seen)
         out = self.mean*(1 - u.sum(0)/n**.5).float()[:, None, None, None, None]
         for i in range(n): out = out + (u[i]/n**.5).float()[:, None, None, None, None]*self.mu(i)
         return mu_to_hu(out, self.kev)
@@ -229,7 +230,7 @@ def bootstrap(
     names = sorted(set(patients))
     own = torch.tensor([[p == q for q in patients] for p in names], dtype=torch.double)     # (patients, N)
     g = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(names), (draws, len(names)), generator=g)                     # patients, with all they have
+    drawn = torch.randint(len(names), (draws, len(names)), generator=g)             # patients, with all they have
     runs = torch.randint(len(scores), (draws, len(scores)), generator=g)
     times = lambda which, n: torch.zeros(draws, n, dtype=torch.double).scatter_add_(
         1, which, torch.ones(which.shape, dtype=torch.double))

@@ -307,11 +307,9 @@ def _check_finite(predicted, weights):
 def _outside(weights, x, g, body, covered, assumed):
     "What the run expects outside its field (`Outside`, or None where it knows nothing), and the rays to use (V, h, w)."
     known = load_outside(weights) if isinstance(weights, (str, Path)) else None
-    if known is None:
-        inner = inside_field(g, body).to(x.device) if body is not None else True
-        return None, covered.to(x.device) & inner
+    if known is None: return None, covered & (inside_field(g, body).to(x.device) if body is not None else True)
     assumed.append('what lies outside the field is predicted from the X-rays, by the patients of the training')
-    return Outside(*(t.to(x.device) for t in known(x[None].cpu()))), covered.to(x.device)
+    return Outside(*(t.to(x.device) for t in known(x[None].cpu()))), covered
 
 # %% ../nbs/70_reconstruct.ipynb #d879183e
 FORCE = 'With --force it is made all the same, and says so'
@@ -343,7 +341,7 @@ def reconstruct(
     predicted = Window.named('full').inverse(model(x[None]).float().clamp(-1, 1))
     body = body or (_body(geometry) if isinstance(geometry, (str, Path)) else None)
     _check_finite(predicted, weights)
-    outside, mask = _outside(weights, x, g, body, covered, assumed)
+    outside, mask = _outside(weights, x, g, body, covered.to(device), assumed)
     beyond = lambda hu: outside_estimate(hu, x[None], model.projector, outside, mask=mask[None], kev=kev)
     off = lambda hu: reprojection_error(hu, x[None], model.projector, mask[None], kev, beyond(hu))
     error = lambda hu: {k: round(v.item(), 6) for k, v in off(hu).items()}
