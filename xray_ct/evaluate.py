@@ -142,8 +142,8 @@ def consistency_gain(
 PICTURED = ('psnr_3d_range2000', 'ssim_3d_uniform7_range2000', 'mae_hu', 'rmse_hu') # beside a patient's planes
 SHOWN = ('psnr_3d_range2000', 'psnr_3d_body_range2000', 'ssim_3d_uniform7_range2000',
          'ssim_3d_uniform7_body_range2000', 'mae_hu', 'mae_hu_body', 'rmse_hu', 'rmse_hu_body', 'dice_body',
-         'dice_bone', 'dice_airspace', 'edge_sharpness', 'edge_match', 'bias_hu_airspace', 'bias_hu_lung', 'bias_hu_fat',
-         'bias_hu_soft', 'bias_hu_bone', 'reprojection_nrmse') # in the report
+         'dice_bone', 'dice_airspace', 'edge_sharpness', 'edge_match', 'bias_hu_airspace', 'bias_hu_lung',
+         'bias_hu_fat', 'bias_hu_soft', 'bias_hu_bone', 'reprojection_nrmse') # in the report
 PRINTED = ('psnr_3d_range2000', 'psnr_3d_body_range2000', 'ssim_3d_uniform7_range2000', 'mae_hu', 'mae_hu_body',
            'dice_bone', 'edge_match', 'reprojection_nrmse') # in a terminal
 
