@@ -169,7 +169,8 @@ def command_tables(top):
         'force': ('--force', 'reconstruct.refuse', False),
         'model': own_file, 'overwrite': (again, 'save.folder', staged_earlier)})
     usable = lambda *a, **kw: importlib.import_module('xray_ct.check').Check([], [])
-    tables['check'] = (['check', top/'ap.png', top/'lat.png'], dict(cli_check__check_pictures=usable, check__save_check=None), {
+    spies = dict(cli_check__check_pictures=usable, check__save_check=None)
+    tables['check'] = (['check', top/'ap.png', top/'lat.png'], spies, {
         'ap': ('', 'check_pictures.xrays.0', top/'ap.png'), 'lat': ('', 'check_pictures.xrays.1', top/'lat.png'),
         'weights': (f'--weights {run}', 'check_pictures.weights', run),
         'geometry': (f'--geometry {top/"other.json"}', 'check_pictures.geometry', top/'other.json'),
@@ -177,7 +178,8 @@ def command_tables(top):
         'as_json': ('--json', 'stdout', lambda text: text.strip().startswith('{'))})
     tables['fetch'] = (['fetch', 'lidc-idri', '-o', out], dict(data__fetch__fetch=Arrived), {
         'dataset': ('', 'fetch.name', 'lidc-idri'), 'out': ('', 'fetch.folder', out),
-        'accept_licence': ('--accept-licence', 'fetch.accept_licence', True), 'patients': ('--patients 3', 'fetch.patients', 3),
+        'accept_licence': ('--accept-licence', 'fetch.accept_licence', True),
+        'patients': ('--patients 3', 'fetch.patients', 3),
         'server': ('--server http://127.0.0.1/v1', 'fetch.server', 'http://127.0.0.1/v1')})
     place = either('interpolate', 'thin_slices', 'interpolate')
     made = place.split('__')[-1]

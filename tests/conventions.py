@@ -106,9 +106,11 @@ def astra():
         key, sino = astra.create_sino3d_gpu(mu.numpy(), proj, vol)
         compare('ASTRA', sino.transpose(1, 0, 2))
         return astra.data3d.delete(key)
-    flat = g.replace(vol_shape=(1, *g.vol_shape[1:]), spacing=(1., *g.spacing[1:]), det_shape=(1, g.det_shape[1]), pixel=(1., g.pixel[1]))
+    flat = g.replace(vol_shape=(1, *g.vol_shape[1:]), spacing=(1., *g.spacing[1:]),
+                     det_shape=(1, g.det_shape[1]), pixel=(1., g.pixel[1]))
     middle = mu[20]
-    mine = Projector(flat.replace(vol_shape=(3, *flat.vol_shape[1:]), spacing=(50., *flat.spacing[1:])))(middle.expand(1, 1, 3, -1, -1))[0, :, 0].numpy()
+    thick = flat.replace(vol_shape=(3, *flat.vol_shape[1:]), spacing=(50., *flat.spacing[1:]))
+    mine = Projector(thick)(middle.expand(1, 1, 3, -1, -1))[0, :, 0].numpy()
     (H, W, D, *box), (_, _, n, rows) = flat.to_astra()
     # in two dimensions ASTRA's y runs against the rows of its array
     two = rows.reshape(-1, 4, 3)[:, :3, :2]*(1, -1)

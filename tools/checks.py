@@ -19,7 +19,7 @@ max_module = 450    # lines of a module
 # Names that two modules may export, each with the reason.
 commands = 'the command line has a function a command, named after the function that does the work'
 shared_names = {
-    **{n: commands for n in ('interpolate', 'reconstruct', 'score', 'vet')},
+    **{n: commands for n in ('fetch', 'interpolate', 'reconstruct', 'score', 'vet')},
     'models': 'training has the table of 0.1.0 under this name until 0.3; the registry is models.saved.models',
 }
 

@@ -42,7 +42,7 @@ physics = [
 
 drr = [
     ("for a in (-z, y, x)]", "for a in (z, y, x)]"),
-    ("np.percentile(a, [.5, 99.5])", "np.percentile(a, [5, 95])"),
+    ("for v in np.percentile(a, [.5, 99.5])]", "for v in np.percentile(a, [5, 95])]"),
     ("vol.crop(2*half, center)", "vol.crop(half*2, None)"),
     ("add_noise(lines[None], photons=noise, generator=torch.Generator().manual_seed(seed))",
      "add_noise(lines[None], photons=noise, generator=torch.Generator().manual_seed(0))"),
@@ -186,7 +186,7 @@ evidence = [
     ("back_projection(k.inner(x), k.projector, k.kev)", "back_projection(k.inner(x), k.projector)"),
     ("return {m for m, x in v.items() if x == max(v.values())}",
      "return {m for m, x in v.items() if x == min(v.values())}"),
-    ("[(text(row, k), m in won[k]) for k in self.keys]", "[(text(row, k), m == self.method) for k in self.keys]"),
+    ("[(text(row, k), m in won[k]) for k in keys]", "[(text(row, k), m == self.method) for k in keys]"),
     ("m['mean'] - factor*m['spread'] > margin", "m['mean'] - m['spread'] > margin"),
     ("[float(x) - float(y) for x, y in zip(a, b)]", "[float(y) - float(x) for x, y in zip(a, b)]"),
 ]
@@ -270,8 +270,8 @@ slices = [
 command_line = [
     ("noise=noise, kev=kev, seed=seed)\n        write_xrays",
      "noise=noise, kev=kev)\n        write_xrays", 'arrives.py drr'),
-    ("r = reconstruct([ap, lat], weights, geometry, consistency)",
-     "r = reconstruct([ap, lat], weights, geometry)", 'arrives.py reconstruct'),
+    ("r = reconstruct([ap, lat], weights, geometry, consistency, refuse=not force)",
+     "r = reconstruct([ap, lat], weights, geometry, refuse=not force)", 'arrives.py reconstruct'),
     ("r.save(folder, true)", "r.save(folder)", 'arrives.py reconstruct'),
     ("seed=seed, cohort=cohort_config(size=size, spacing=spacing, xrays=xrays))",
      "seed=seed, cohort=cohort_config(size=size, spacing=spacing))", 'arrives.py train'),

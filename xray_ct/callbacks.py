@@ -262,7 +262,7 @@ class EpochPage(Callback):
         key = 'psnr_range2000, validation mean'
         mine, floor = {key: self.score.mean()}, {'mean volume': {key: self.floor}}
         fig = model_page(self.learn.model, self.item, f'epoch {self.epoch}', mine, floor)
-        figures.save_figure(fig, self.folder/f'epoch_{self.epoch:03d}.jpg', dpi=60)
+        save_figure(fig, self.folder/f'epoch_{self.epoch:03d}.jpg', dpi=60)
 
 Page = EpochPage  # until 0.3
 

@@ -204,7 +204,7 @@ def _c8(v):
        'body: above 0 dB over the patients (mean ± 2 standard errors)')
 def _c9(v): return _interval(v['PSNR through a soft-tissue window minus full range, dB'], 0)
 
-# %% ../nbs/63_claims.ipynb #a0f812c6
+# %% ../nbs/63_claims.ipynb #22e267c6
 @_rule('C10',
        "Fails where a volume that 20–30 dB call good, the cohort's mean made consistent, is more than 50 "
        'HU off inside the body (both over the patients, mean ± 2 standard errors)')
@@ -253,7 +253,7 @@ def _c15(v):
     near = lambda x: [_interval(x, -.1), _interval([-a for a in x], -.1)] # 'holds' in both: within
     return both(*(n for x in parts for n in near(x)))
 
-# %% ../nbs/63_claims.ipynb #f65eab42
+# %% ../nbs/63_claims.ipynb #63fde39c
 @_rule('C16',
        'Two processes on two cards take at most 0.6 of the time of one, each turn, with equal losses')
 def _c16(v): return judge([.6 - x for x in v['time of a step, two cards over one']])

@@ -17,7 +17,7 @@ def check_pictures(
     geometry=None, # as for `reconstruct`
 )->'Check':
     "Can these pictures be used? What cannot be read at all is a verdict, too."
-    from xray_ct.check import Check, Finding, judge, known_bank
+    from xray_ct.check import Check, Finding, judge_pictures, known_bank
     from xray_ct.files import InputError
     from xray_ct.geometry import Geometry
     from xray_ct.reconstruct import load_model, order_by_view, place, read_pictures
@@ -31,7 +31,7 @@ def check_pictures(
         g, pixels, assumed = place(pictures, own, geometry)
     except InputError as e: return Check([], [Finding(2, 'both pictures', 'file', str(e))])
     if model is not None: model.set_geometry(g)
-    return judge(pictures, pixels, g, None if model is None else known_bank(model), assumed)
+    return judge_pictures(pictures, pixels, g, None if model is None else known_bank(model), assumed)
 
 def _own_views(pictures):
     "A frontal and a lateral view, from the side that the pictures name."
@@ -39,7 +39,7 @@ def _own_views(pictures):
     named = [view_name(p.view) for p in pictures if p.view is not None]
     return tuple(next((v for v in named if v in pair), pair[0]) for pair in (('ap', 'pa'), ('lat', 'rlat')))
 
-# %% ../nbs/79_cli_check.ipynb #488099b3
+# %% ../nbs/79_cli_check.ipynb #6af41327
 @app.command()
 def check(
     ap: Annotated[Path, argument(metavar='AP', help='Frontal X-ray: DICOM (CR, DX) or 16-bit PNG.')],
@@ -48,14 +48,15 @@ def check(
         'Folder of a run: its views are asked for, and its patients compared.'))] = None,
     geometry: Annotated[Optional[Path], option(help=(
         'geometry.json that belongs to the pictures; default the one beside AP, else the tags.'))] = None,
-    page: Annotated[Optional[Path], option('-o', '--out', metavar='FILE.html', help='Write one page with pictures.')] = None,
-    as_json: Annotated[bool, option('--json', help='The verdict, every finding and its numbers as JSON.')] = False,
+    page: Annotated[Optional[Path], option(
+        '-o', '--out', metavar='FILE.html', help='Write one page with pictures.')] = None,
+    as_json: Annotated[bool, option('--json', help='The verdict, all findings and their numbers as JSON.')] = False,
 ):
     """Can these two X-rays be used? A verdict with reasons: usable, usable with care, or not usable.
 
-    Exit code 0 if they can (care is said on the error stream), 2 if not. `reconstruct` asks the same and refuses what is
-    not usable, unless --force. Looked at: grey levels, polarity, size, collimation, text, truncation; the view, mirrored
-    or upside down; and whether both are of one patient."""
+    Exit code 0 if they can (care is said on the error stream), 2 if not. `reconstruct` asks the same and refuses
+    what is not usable, unless --force. Looked at: grey levels, polarity, size, collimation, text, truncation;
+    the view, mirrored or upside down; and whether both are of one patient."""
     check_places(Path(page or 'check.html').absolute(), [ap, lat, weights, geometry], None)
     beside = ap.parent/'geometry.json'
     if geometry is None and beside.is_file(): geometry = beside
@@ -73,18 +74,22 @@ def check(
         raise InputError('; '.join(found.reasons) + '. Give other pictures, or correct what is said')
     for reason in found.reasons: warn(reason)
 
-# %% ../nbs/79_cli_check.ipynb #6a93dc24
+# %% ../nbs/79_cli_check.ipynb #78645cab
 @app.command()
 def fetch(
     dataset: Annotated[str, argument(metavar='DATASET', help='lidc-idri, lung-pet-ct-dx or cmb-crc.')],
-    out: Annotated[Path, option('-o', '--out', help='Folder: one ZIP a patient, and SOURCE.json. The same command resumes.')],
-    accept_licence: Annotated[bool, option('--accept-licence', help='You have read the licence, and keep to it.')] = False,
+    out: Annotated[Path, option('-o', '--out', help=(
+        'Folder: one ZIP a patient, and SOURCE.json. The same command resumes.'))],
+    accept_licence: Annotated[bool, option(
+        '--accept-licence', help='You have read the licence, and keep to it.')] = False,
     patients: Annotated[Optional[int], option(help='At most so many; default all.')] = None,
-    server: Annotated[Optional[str], option(metavar='URL', help='Another address of the NBIA interface, version 1.')] = None,
+    server: Annotated[Optional[str], option(
+        metavar='URL', help='Another address of the NBIA interface, version 1.')] = None,
 ):
     "Load a public collection of CTs from The Cancer Imaging Archive, each file checked."
     from xray_ct.data.fetch import fetch, recipe
     check_at_least('--patients', patients, 1)
     print(recipe(dataset).text)
     paths = fetch(dataset, out, accept_licence, patients, server, progress=True)
-    print(f'{out}: {len(paths)} CTs, each with the checksums of the archive. Next: xray_ct train {out} -o RUN --minutes 600')
+    print(f'{out}: {len(paths)} CTs, each with the checksums of the archive. '
+          f'Next: xray_ct train {out} -o RUN --minutes 600')

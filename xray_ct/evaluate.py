@@ -116,7 +116,7 @@ def outside_of(config, cases, kind=Cohort): # as `reference`, for `full` X-rays 
     cohort = kind(config, {'train': list(cases)})
     return fit_outside(*outside_pairs(cohort, 'train'), cohort.patients('train'))
 
-# %% ../nbs/62_evaluate.ipynb #85f7e4b1
+# %% ../nbs/62_evaluate.ipynb #f3c9288c
 def known_cases(
     cohort:Cohort,
     projector, # A
@@ -142,8 +142,9 @@ def consistency_gain(
 PICTURED = ('psnr_3d_range2000', 'ssim_3d_uniform7_range2000', 'mae_hu', 'rmse_hu') # beside a patient's planes
 SHOWN = ('psnr_3d_range2000', 'psnr_3d_body_range2000', 'ssim_3d_uniform7_range2000',
          'ssim_3d_uniform7_body_range2000', 'mae_hu', 'mae_hu_body', 'rmse_hu', 'rmse_hu_body', 'dice_body',
-         'dice_bone', 'dice_airspace', 'edge_sharpness', 'edge_match', 'bias_hu_airspace', 'bias_hu_lung',
-         'bias_hu_fat', 'bias_hu_soft', 'bias_hu_bone', 'reprojection_nrmse') # in the report
+         'dice_bone',
+         'dice_airspace', 'edge_sharpness', 'edge_match', 'bias_hu_airspace', 'bias_hu_lung', 'bias_hu_fat',
+         'bias_hu_soft', 'bias_hu_bone', 'reprojection_nrmse') # in the report
 PRINTED = ('psnr_3d_range2000', 'psnr_3d_body_range2000', 'ssim_3d_uniform7_range2000', 'mae_hu', 'mae_hu_body',
            'dice_bone', 'edge_match', 'reprojection_nrmse') # in a terminal
 
@@ -194,7 +195,7 @@ def write_results(
 
 # %% ../nbs/62_evaluate.ipynb #d2da79c0
 def _keep_outside(run, model, cohort):
-    "For `full` X-rays: leave what is known of the outside with the run, if it helps validation patients."
+    "For `full` X-rays: leave what is known of the outside with the run, if consistency then gains on validation."
     (run/FILE).unlink(missing_ok=True)
     if cohort.config.xrays != 'full' or not cohort.parts.get('valid'): return {}
     outside = outside_of(cohort.config, tuple(cohort.parts['train']), type(cohort))
@@ -203,9 +204,11 @@ def _keep_outside(run, model, cohort):
     return dict(consistency_gain_valid=dict(with_outside=with_, without=without, kept=with_ > max(without, 0)))
 
 # %% ../nbs/62_evaluate.ipynb #ba70320e
-def _note(cohort, rows, part):
-    "What is to be said under the table."
-    kind, patients = cohort.config.xrays, cohort.patients(part)
+def _scores(cohort, rows, part, name):
+    "The table and the controls as sections of a report."
+    from xray_ct.report import Scores
+    table, kind, patients = by_name(rows, PRINTED), cohort.config.xrays, cohort.patients(part)
+    more = by_name(rows, [k for k in SHOWN if k not in PRINTED])
     note = (f'{len(patients)} CTs of {len(set(patients))} patients of the {part} part; means over CTs. '
             f'X-rays: {kind}, {cohort.ratio():.2f} source voxels a target voxel.')
     own = next((r for r in rows if 'psnr_gain_over_ridge' in r), None)
@@ -223,14 +226,6 @@ def _note(cohort, rows, part):
                  'projector were told what the training cohort lets expect there.')
     if kind == 'paired':
         note += ' The pictures were rendered by another program: consistency assumes a geometry that may not be theirs.'
-    return note
-
-# %% ../nbs/62_evaluate.ipynb #e6fb0e45
-def _scores(cohort, rows, part, name):
-    "The table and the controls as sections of a report."
-    from xray_ct.report import Scores
-    table, kind, note = by_name(rows, PRINTED), cohort.config.xrays, _note(cohort, rows, part)
-    more = by_name(rows, [k for k in SHOWN if k not in PRINTED])
     ours = name if kind == 'paired' else f'{name} + consistency'
     controls = {n: v for n, v in table.items() if n == name or n.startswith(f'{name}, ')}
     methods = lambda t: {n: v for n, v in t.items() if v and not n.startswith(f'{name}, ')}
@@ -241,6 +236,7 @@ def _scores(cohort, rows, part, name):
                    note='Swapped, shuffled or mirrored pictures must cost a model dearly; '
                         'one that scores the same has learnt the mean.')]
 
+# %% ../nbs/62_evaluate.ipynb #c53d38ae
 def _pictures(run, model, cohort, part, name, example):
     "One patient and the curve as sections of a report."
     from xray_ct.metrics import score

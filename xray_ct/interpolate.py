@@ -271,6 +271,7 @@ def plane_gain(
     mae = np.mean(errors, 0)
     return dict(planes=len(gains), gain_db=[mean, mean - half, mean + half], mae_hu=dict(network=mae[0], cubic=mae[1]))
 
+# %% ../nbs/71_interpolate.ipynb #a0c19649
 def _consistent_rows(S, thin_at, thick_at, y, method): # y: (m, W) → (n, W)
     x = interpolation_matrix(thin_at, thick_at, method) @ y.double()
     return S.project(x.float()[..., None], y[..., None])[..., 0]
@@ -319,8 +320,10 @@ def choose_network(
     if min(f['gain_db'][1] for f in found.values()) > .1: return net, f'the network is measured to help: {how}', found
     return None, f'the network is not measured to help: {how}', found
 
-BLURRED = 1.45 # a profile so many times as wide as the slabs is not theirs; a bell of their full width at half maximum is 1.4
+# a profile so many times as wide as the slabs is not theirs; a bell of their full width at half maximum is 1.4
+BLURRED = 1.45
 
+# %% ../nbs/71_interpolate.ipynb #07150298
 def _out_of_reach(net, vol, spacing, thickness): # why the network cannot be tried, or ''
     if net is None: return 'this version has no network'
     step, about = vol.spacing[0], getattr(net, 'about', None) or {}

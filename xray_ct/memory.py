@@ -21,7 +21,7 @@ from .files import InputError
 from .storages import Constants, LikeCuda, Tracker, calling_line, kinds, without_data
 from .storages import Block  # until 0.3: it was here
 
-# %% ../nbs/38_memory.ipynb #2d8f662e
+# %% ../nbs/38_memory.ipynb #6c843d61
 # bytes; peak TFLOP/s in bf16, and as convolutions of float32 (TF32 where there is)
 cards = {
     '16GB': (16e9, 0, 0),
@@ -32,7 +32,7 @@ cards = {
     '80GB': (80e9, 312., 156.), 'A100': (80e9, 312., 156.), 'H100': (80e9, 989., 495.),
     'H200': (141e9, 989., 495.), '141GB': (141e9, 989., 495.),
     '180GB': (180e9, 2250., 1125.)}
-driver, fragments, efficiency = .6e9, .04, .3
+driver, fragments, efficiency = .6e9, .5, .3
 
 def card(gpu): # (bytes, TFLOP/s in bf16, in float32)
     "A card by its name or its size, '24GB'."
@@ -42,7 +42,7 @@ def card(gpu): # (bytes, TFLOP/s in bf16, in float32)
         raise InputError(f'gpu={gpu}: write a size such as 24GB, or one of {", ".join(cards)}')
     return float(size[1])*1e9, 0., 0.
 
-# %% ../nbs/38_memory.ipynb #da046e2f
+# %% ../nbs/38_memory.ipynb #020f6edf
 class Vetted:
     "What `vet` found. `fits` says whether the card holds it, printing shows the tables."
     def __init__(self, model, tracker, plan, gpu):
@@ -56,6 +56,7 @@ class Vetted:
         self.parts = {k: sum(b.bytes for b in self.at_peak if b.kind == k) for k in kinds}
         self.host = 3*self.weights['']*plan.offload       # weights and Adam's two means, in the computer's memory
         self.workspace = max(0, tracker.padded - tracker.peak)
+        self.reserved = (1 + fragments)*self.peak         # by the allocator
         self.overhead = driver + fragments*self.peak
         self.needs = self.peak + self.overhead             # without the workspace cuDNN takes slower kernels
         self.memory, bf16, float32 = card(gpu)
@@ -88,7 +89,7 @@ def largest(self:Vetted, n=8): # [(bytes, count, shape, dtype, kind, module, lin
                    for (shape, dtype, kind, path, line, bytes), k in groups.items()), reverse=True, key=lambda r: r[0])
     return rows[:n]
 
-# %% ../nbs/38_memory.ipynb #20609a21
+# %% ../nbs/38_memory.ipynb #f464e522
 def _advice(found, run, inputs):
     "What would make it fit: tried where it is a switch, computed where it is another problem to pose."
     p, out = found.plan, []
@@ -104,7 +105,8 @@ def _advice(found, run, inputs):
         found = min(found, v, key=lambda v: v.needs)
         if v.fits: return
     fixed = sum(found.parts[k] for k in ('parameters', 'buffers', 'gradients', 'optimizer state'))
-    share = (found.memory - found.overhead - fixed)/max(found.needs - found.overhead - fixed, 1)
+    room = (found.memory - driver)/(1 + fragments)
+    share = (room - fixed)/max(found.peak - fixed, 1)
     if share <= 0:
         yield f'weights and optimizer alone take {fixed/1e9:.1f} GB: a smaller network, or a larger card'
         return

@@ -39,6 +39,7 @@ def masses(
         out += np.interp(z*scale, v, column)/scale
     return out*pixel[1]*k
 
+# %% ../nbs/66_one_patient.ipynb #00b4297f
 def heights(
     pictures, # the two (h, w)
     pixels, # of each, (rows, columns) mm on the detector
@@ -61,7 +62,7 @@ def heights(
     x = [np.where(hide, 0, x) if hide is not None else x for x, hide in zip(pictures, hidden)]
     return z, np.array([masses(*v, z, t) for *v, t in zip(x, pixels, tilts)])
 
-# %% ../nbs/66_one_patient.ipynb #88ebabe5
+# %% ../nbs/66_one_patient.ipynb #9a17eae6
 def uncut(z, pictures, pixels, g, hidden)->np.ndarray: # (n,) bool
     "Heights at which no picture cuts the body off at its left or right edge, nor 12 mm above and below."
     out = np.ones(len(z), bool)
@@ -81,6 +82,7 @@ def enough(whole, mass): # (n,) bool, (n,)
 
 GAMMAS = np.exp(np.linspace(np.log(.6), np.log(1.6), 7))
 
+# %% ../nbs/66_one_patient.ipynb #9e94da6a
 def agreement(
     pictures, pixels, g, hidden=(None, None), # as for `heights`
     calibrated=True, # are they line integrals? Else each may have its own gamma and gain, and its place along the body
@@ -107,11 +109,13 @@ def agreement(
         chord = np.sqrt(np.maximum(2 - 2*unit(A[:, inside]) @ unit(moved).T, 0))
         i, j = np.unravel_index(chord.argmin(), chord.shape)
         if chord[i, j] < best['disagreement'] - 1e-4*abs(shift)/6:
-            best = dict(disagreement=float(chord[i, j]), gammas=[float(GAMMAS[i]), float(GAMMAS[j])], shift_mm=float(shift))
+            gammas = [float(GAMMAS[i]), float(GAMMAS[j])]
+            best = dict(disagreement=float(chord[i, j]), gammas=gammas, shift_mm=float(shift))
     return best
 
-# %% ../nbs/66_one_patient.ipynb #bbe46d6d
-FLIPS = {'the frontal picture is mirrored': (lambda a: a[:, ::-1], None), 'the lateral picture is mirrored': (None, lambda a: a[:, ::-1]),
+# %% ../nbs/66_one_patient.ipynb #6ac00a4d
+FLIPS = {'the frontal picture is mirrored': (lambda a: a[:, ::-1], None),
+         'the lateral picture is mirrored': (None, lambda a: a[:, ::-1]),
          'one of them is upside down': (None, lambda a: a[::-1])}
 # one patient against two, relative difference of the profiles: chosen on one half of the patients, see below
 LIMITS = dict(exact=(.015, .03), guessed=(.035, .12))
@@ -125,11 +129,11 @@ def flipped(pictures, pixels, g, hidden, calibrated)->dict: # name of a flip →
         out[name] = agreement(*now, calibrated)['disagreement']
     return out
 
-# %% ../nbs/66_one_patient.ipynb #e22b295e
+# %% ../nbs/66_one_patient.ipynb #5f47eb9c
 GRAIN = .02 # line integrals; from there on photons, and what comes with few of them, change the sums
 
 def grain(lines)->float: # (h, w)
-    "Standard deviation of the noise where the picture is densest: what is left of neither rows nor columns (Immerkær 1996)."
+    "Standard deviation of the noise where the picture is densest (Immerkær, Comput. Vis. Image Underst. 64, 1996)."
     a = np.asarray(lines, np.float64)
     rows = a[:-2] - 2*a[1:-1] + a[2:]
     off = rows[:, :-2] - 2*rows[:, 1:-1] + rows[:, 2:]

@@ -63,13 +63,12 @@ class AlignedView:
         slope2 = (y[:, None]**2 + x**2)/g.sdd**2 if self.cone else torch.zeros(1, 1, dtype=torch.float64)
         self.length = s[self.axis]*(1 + slope2).sqrt()                       # (h, w) mm a slice: the obliquity
         self.shape, self.det, self._cache = n, g.det_shape, {}
-
     def budget(self, like)->int:
         "Values of an intermediate. A CPU's two should stay in its cache: measured best at 64³, 128³ and 256³."
         return 2**18 if like.is_cpu else 2**24
 
     def groups(self, x): # (B, …) → parts of it
-        "Items that are projected together, side by side in each row: one on a CPU, on a card as many as the budget holds."
+        "Items that are projected together, side by side in each row: one on a CPU, on a card what the budget holds."
         a_slice = self.det[0]*self.shape[self.other]
         n = min(len(self.rows), max(1, round(self.budget(x)/a_slice)))
         return x.split(1 if self.alone(x) else max(1, self.budget(x)//(n*a_slice)))
@@ -98,6 +97,7 @@ def _forward_table(self:AlignedView, a, b, device, dtype):
     return (a, b, rows.reshape(-1), every(n*self.det[0], 2), wz.to(dtype).reshape(-1),
             turn(x + k*X), every(self.det[1], 2*n), turn(wx.to(dtype)))
 
+# %% ../nbs/05_projector.ipynb #750efd8a
 def _bags(
     index, # (E,) rows that are summed
     rows, # (R, …)

@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fastai.basics import Callback, to_detach
 from fastai.data.core import TfmdDL
 from .files import InputError
-from .memory import blocks_of
+from .blocks.recompute import blocks_of
 
 # %% ../nbs/51_ranks.ipynb #133dcb78
 def rank(): return int(os.environ.get('RANK') or 0)

@@ -14,7 +14,8 @@ import jinja2, numpy as np
 from PIL import Image
 from .provenance import provenance, versions
 from .files import InputError, staged
-from .figures import Page, is_number, label, number, unit
+from .metrics import is_number, label, number, unit
+from .pictures import Page
 
 # %% ../nbs/61_report.ipynb #bfc48756
 def encode(
@@ -130,15 +131,16 @@ class Scores:
     def keys(self):
         return list(dict.fromkeys(k for row in self.scores.values() for k, v in row.items() if is_number(v)))
     def winners(self, key): return best(key, {m: row.get(key) for m, row in self.scores.items()})
-    @property
-    def heads(self): # (measure, its unit and aim) for each column
-        return [(label(k), ', '.join(filter(None, (unit(k), f'{aim(k)} is better')))) for k in self.keys]
-    @property
-    def rows(self): # (method, is it ours, [(text, is it the best)] for each measure)
+    def blocks(self,
+        most=6, # measures beside each other, so that nobody scrolls sideways
+    ): # of each block: (measure, its unit and aim) of its columns; (method, is it ours, [(text, is it the best)])
         text = lambda row, k: number(row[k], k).removesuffix(unit(k)).strip() if k in row else '–'
+        head = lambda k: (label(k), ', '.join(filter(None, (unit(k), f'{aim(k)} is better'))))
         won = {k: self.winners(k) for k in self.keys}
-        return [(m, m == self.method, [(text(row, k), m in won[k]) for k in self.keys])
-                for m, row in self.scores.items()]
+        for i in range(0, len(self.keys), most):
+            keys = self.keys[i:i + most]
+            yield [head(k) for k in keys], [(m, m == self.method, [(text(row, k), m in won[k]) for k in keys])
+                                            for m, row in self.scores.items()]
     @property
     def verdict(self):
         if len(self.scores) < 2: return 'No baseline was computed beside it: this number alone says little.'
@@ -164,7 +166,7 @@ nav { font-size: .9rem; margin: .8rem 0 } nav a { margin-right: 1rem; white-spac
 a { color: var(--mark) }
 .notice { border-left: 4px solid var(--warn-line); background: var(--warn); padding: .5rem .9rem; margin: 1rem 0; \
 max-width: none }
-.frame { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px }
+.frame { overflow-x: auto; margin-bottom: .6rem; border: 1px solid var(--line); border-radius: 6px }
 .frame:focus-visible { outline: 2px solid var(--mark) }
 table { border-collapse: collapse; font-size: .92rem; width: 100% }
 th, td { padding: .4rem .8rem; text-align: right; border-top: 1px solid var(--line); white-space: nowrap; \
@@ -214,14 +216,15 @@ template = """<!doctype html>
 tabindex="0" role="group" aria-label="{{ s.title }}, scrolls on a small screen"{% endif %}>\
 <img src="{{ s.uri }}" width="{{ size[0] }}" height="{{ size[1] }}" alt="{{ s.alt }}"></div>{% if s.caption %}\
 <figcaption>{{ s.caption }}</figcaption>{% endif %}</figure>
-{% elif s.kind == 'scores' %}<div class="frame" tabindex="0" role="group" aria-label="{{ s.title }}, table"><table>\
-<thead><tr><th scope="col">Method</th>{% for name, how in s.heads %}<th scope="col">{{ name }}<small>{{ how }}</small>\
+{% elif s.kind == 'scores' %}{% for heads, rows in s.blocks() %}\
+<div class="frame" tabindex="0" role="group" aria-label="{{ s.title }}, table"><table>\
+<thead><tr><th scope="col">Method</th>{% for name, how in heads %}<th scope="col">{{ name }}<small>{{ how }}</small>\
 </th>{% endfor %}</tr></thead>
-<tbody>{% for name, ours, cells in s.rows %}{% set mark = ' class="ours"'|safe if ours else '' %}<tr>\
+<tbody>{% for name, ours, cells in rows %}{% set mark = ' class="ours"'|safe if ours else '' %}<tr>\
 <th scope="row"{{ mark }}>{{ name }}</th>{% for text, best in cells %}<td{{ mark }}>\
 {% if best %}<strong>{{ text }}</strong>{% else %}{{ text }}{% endif %}</td>\
 {% endfor %}</tr>{% endfor %}</tbody></table></div>
-<p class="soft">{{ s.verdict }}{{ ' ' ~ s.note if s.note }}</p>
+{% endfor %}<p class="soft">{{ s.verdict }}{{ ' ' ~ s.note if s.note }}</p>
 {% else %}<div class="frame"><table class="settings"><tbody>{% for name, value in s.rows %}<tr>\
 <th scope="row">{{ name }}</th><td>{{ value }}</td></tr>{% endfor %}</tbody></table></div>{% if s.note %}\
 <p class="soft">{{ s.note }}</p>{% endif %}

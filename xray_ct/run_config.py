@@ -12,7 +12,7 @@ from .files import InputError
 from .precision import check_precision
 from .models.saved import model_class, models
 
-# %% ../nbs/52_config.ipynb #461c09d7
+# %% ../nbs/52_config.ipynb #c8c113c1
 @dataclass(frozen=True)
 class RunConfig:
     "Everything that decides how a run ends, besides the data themselves."
@@ -42,6 +42,7 @@ class RunConfig:
     num_workers: int = 0 # processes that prepare batches
     figures: bool = True # draw the page of 15 panels after each epoch
     precision: str = 'auto' # 'float32' or 'bf16'; 'auto': in a run of minutes, the faster one of this machine
+    device: str = 'auto' # 'cpu', 'cuda' or 'cuda:1'; 'auto': a card where there is one
     track: str = '' # 'tensorboard' or 'wandb': follow the run there as well
     keep: int = 1 # earlier states that stay beside the newest
     cohort: object = None # config of the cohort that the model is trained on, or its fields; default: that of its kind

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['tune_allocator', 'AllAtOnce', 'build', 'stage_before', 'model_config', 'learner', 'criterion', 'dry_run_step',
-           'training_device', 'timed_step', 'fit', 'earlier_run']
+           'training_device', 'check_memory', 'timed_step', 'fit', 'earlier_run']
 
-# %% ../nbs/55_training.ipynb #c5c7a176
+# %% ../nbs/55_training.ipynb #f02f4261
 import ctypes, json, os, platform, shutil
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -19,6 +19,7 @@ from .files import InputError, explain_os_error, read_json, staged, write_json
 from .provenance import provenance
 from .data.items import make_items_on
 from .memory import checkpoint_blocks
+from .memory import vet
 from .precision import autocast_training, check_precision, choose_precision
 from .models.saved import load_saved, model_class, saved_class
 from .run_config import RunConfig, preset_of, with_settings
@@ -31,27 +32,30 @@ from .ranks import (Together, Unsharded, first_then_rest, joined, local_tensor, 
 try: import fcntl
 except ImportError: fcntl = None  # not on Windows
 
-# %% ../nbs/55_training.ipynb #0771ca1f
+# %% ../nbs/55_training.ipynb #e347d52a
 def tune_allocator():
     """On Linux, keep big tensors' memory instead of returning it to the kernel at every free: a step is about 1.3
-    times as fast."""
+    times as fast. On a card, let segments of memory grow, so that less of it lies between tensors."""
+    os.environ.setdefault('PYTORCH_CUDA_ALLOC_CONF', 'expandable_segments:True')  # read when CUDA is first used
     if platform.system() != 'Linux': return
     try:
         libc = ctypes.CDLL('libc.so.6')
         libc.mallopt(-4, 0); libc.mallopt(-1, 2**31 - 1)  # M_MMAP_MAX, M_TRIM_THRESHOLD
     except OSError: pass  # musl has no mallopt
 
-# %% ../nbs/55_training.ipynb #31160d75
+# %% ../nbs/55_training.ipynb #96c83aaf
 class AllAtOnce(Optimizer):
     "fastai's `Adam` with decoupled weight decay, for all parameters at once (Loshchilov and Hutter, arXiv 1711.05101)."
     def __init__(self, params, lr, mom=.9, sqr_mom=.99, eps=1e-5, wd=.01):
         super().__init__(params, [], lr=lr, mom=mom, sqr_mom=sqr_mom, eps=eps, wd=wd)
+        self.busy = False  # in the middle of a step: weights and state are neither the old nor the new ones
 
     def zero_grad(self):
         for p, *_ in self.all_params(with_grad=True): p.grad = None  # zeros would be added to, parameter by parameter
 
     @torch.no_grad()
     def step(self, closure=None):
+        self.busy = True
         alike = {}  # parameters that have taken as many steps in one group
         for p, _, state, hyper in self.all_params(with_grad=True):
             for k in 'grad_avg', 'sqr_avg':
@@ -59,6 +63,7 @@ class AllAtOnce(Optimizer):
             state['step'] = state.get('step', 0) + 1
             alike.setdefault((state['step'], id(hyper)), (hyper, []))[1].append((p, state))
         for (n, _), (hyper, own) in alike.items(): _adam(own, n, **hyper)
+        self.busy = False
 
 def _adam(own, n, lr, mom, sqr_mom, eps, wd): # own: (parameter, state) after n steps
     decays = [local_tensor(p.detach()) for p, s in own if s.get('do_wd', True)]
@@ -129,7 +134,7 @@ def model_config(
     changes = model_class(config.model).changes_from(config, _config_before(before) if before else None, fitted)
     return replace(preset_of(config), **{**changes, **config.settings})
 
-# %% ../nbs/55_training.ipynb #28a4e22b
+# %% ../nbs/55_training.ipynb #7be4f040
 def learner(
     config:RunConfig,
     cohort, # of the class that the model declares
@@ -139,7 +144,7 @@ def learner(
     precision='float32', # or 'bf16'
 ):
     "The fastai `Learner` of a run, put back to where an earlier process left it."
-    device = training_device()
+    device = training_device(config.device)
     dls = shared(cohort.dataloaders(config.batch_size, config.seed, device, config.num_workers, config.passes))
     make_items_on(dls, device)
     loss = criterion(config, model)
@@ -196,11 +201,39 @@ def dry_run_step(
     loss = lambda out: kept['loss'](out, empty(target), empty(given))
     return dict(model=made, inputs=inputs, loss=loss, copies=1, keep_grads=False)  # copies: the weights' moving average
 
-# %% ../nbs/55_training.ipynb #39ee0349
-def training_device()->torch.device:
-    "A card where there is one."
-    return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+# %% ../nbs/55_training.ipynb #9d14c1d6
+def training_device(
+    asked:str='auto', # 'auto', 'cpu', 'cuda' or 'cuda:1'
+)->torch.device:
+    "A card where there is one, or the device that is asked for; one that isn't there is refused."
+    cards = [f'cuda:{i}' for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    if asked == 'auto': return torch.device('cuda' if cards else 'cpu')
+    there = ['cpu', *['cuda'][:len(cards)], *cards]
+    if asked not in there:
+        raise InputError(f'device={asked}: is not on this machine. Choose from auto, {", ".join(there)}')
+    return torch.device(asked)
 
+def check_memory(
+    config:RunConfig,
+    device:torch.device,
+)->None:
+    "A step that a card cannot hold is refused before a CT is read, with what would fit."
+    if device.type != 'cuda' or config.shard: return  # shares of a network have no prediction
+    card = torch.cuda.get_device_properties(device)
+    found = _vetted(config, f'{card.total_memory/1e9:.1f}GB')
+    if found.fits: return
+    raise InputError(f'{config.model}:{config.preset}: a step of {config.batch_size} needs {found.needs/1e9:.1f} GB, '
+                     f'and {card.name} has {found.memory/1e9:.1f}. {_remedies(found)}')
+
+def _vetted(config, gpu):
+    precision = 'float32' if config.precision == 'float32' else 'bf16'
+    blocks = config.checkpointing in ('', 'blocks')
+    return vet(**dry_run_step(config), gpu=gpu, precision=precision,
+               checkpointing=bool(config.checkpointing) if blocks else config.checkpointing.split(','))
+
+def _remedies(found): return 'What `xray_ct vet` advises: ' + '; '.join(found.advice or ['close what else runs there'])
+
+# %% ../nbs/55_training.ipynb #4814b7ab
 def timed_step(
     config:RunConfig,
     model, # the model's config
@@ -219,7 +252,7 @@ def timed_step(
 
 def _precision(config, model, run, done):
     "What the run was begun in; else what suits this machine. Of several processes, the first decides."
-    device = training_device()
+    device = training_device(config.device)
     if rank(): return read_json(run/'run.json')['precision']
     if 'precision' in done: return done['precision']
     if done and 'precision' not in done['config']:
@@ -229,7 +262,7 @@ def _precision(config, model, run, done):
     with torch.random.fork_rng():
         return choose_precision(config.precision, timed_step(config, model.config, device), device)
 
-# %% ../nbs/55_training.ipynb #96136610
+# %% ../nbs/55_training.ipynb #ab29881f
 def fit(
     config:RunConfig,
     root, # a folder of CTs
@@ -237,6 +270,7 @@ def fit(
     cache=None, # folder of the cohort's cache; default: `cache` in the run's folder
 ) -> dict: # what `run.json` says of the finished run
     "Train a model. Leaves its best average (`model.safetensors`, `config.json`), `log.csv`, figures and `run.json`."
+    tune_allocator()
     with joined():
         done = earlier_run(run := Path(run), config)
         if done.get('finished'):
@@ -245,8 +279,8 @@ def fit(
         with _claimed(run): return _fit(config, root, run, cache or run/'cache', done)
 
 def _fit(config, root, run, cache, done): # done: what `run.json` says so far
-    check_precision(config.precision, training_device())
-    tune_allocator()
+    check_precision(config.precision, device := training_device(config.device))
+    check_memory(config, device)
     with first_then_rest():  # of several processes, the others find cache and base ready
         cohort = model_class(config.model).data[1].prepare(root, config.cohort, cache)
         origin = dict(provenance=provenance(config.seed, processes=world()), cohort=Path(root).name)
@@ -267,6 +301,7 @@ def _fit(config, root, run, cache, done): # done: what `run.json` says so far
     with first_then_rest(): _write(run, info)
     return info
 
+# %% ../nbs/55_training.ipynb #57b4e221
 def _write(run, info):
     if not rank(): write_json(run/'run.json', info)
 
@@ -293,7 +328,7 @@ def _claimed(run):
             empty = not any(p.is_file() and p.name != '.lock' for p in run.rglob('*'))
             if new and empty: shutil.rmtree(run, ignore_errors=True)
 
-# %% ../nbs/55_training.ipynb #c0c2f387
+# %% ../nbs/55_training.ipynb #de83873d
 def _train(learn, config):
     "The epochs that remain. An error comes out as it was raised, without fastai's preface."
     start, skip = learn.reseed.start, learn.reseed.past
@@ -302,6 +337,27 @@ def _train(learn, config):
     try:
         with learn.no_bar(), learn.no_logging(), learn.stop.listening(): learn.fit((config.epochs or 10**6) - start)
     except InputError as e: raise type(e)(str(e).split('\n\t')[-1]) from e
+    except torch.OutOfMemoryError as e: raise _out_of_memory(learn, config, e) from e
+
+# %% ../nbs/55_training.ipynb #3dc823d1
+def _out_of_memory(learn, config, error):
+    "Save what is done, and say what would fit."
+    learn.pred = learn.loss = learn.loss_grad = None
+    learn.opt.zero_grad()
+    kept = _keep(learn, config)
+    try: advice = _remedies(_vetted(config, '1GB'))  # more than there was
+    except Exception: advice = 'Ask `xray_ct vet` what would fit'
+    why = str(error).splitlines()[0][:160] if str(error) else 'no more memory'
+    return InputError(f'out of memory in epoch {learn.epoch} ({why}); {kept}. {advice}')
+
+def _keep(learn, config): # → what is saved, in words
+    if world() > 1 or learn.opt.busy: return 'the state of the last epoch is saved'
+    if not learn.training: learn.ema.swap()
+    done = len(learn.epoch_log.losses) if learn.training else learn.reseed.steps
+    done -= done % config.accumulate if learn.training else 0
+    del learn.epoch_log.losses[done:]
+    learn.state.save(learn.epoch, done)
+    return f'the state after step {done} is saved'
 
 def _announce(info, done, cohort, place):
     "What is trained on what, from where, and what is worth knowing about it."
@@ -322,7 +378,7 @@ def _announce(info, done, cohort, place):
             say(f'Note: begun with {was} {name}, now {now}: the weights will differ in their last bits from an '
                 'undisturbed run.')
 
-# %% ../nbs/55_training.ipynb #56cd0800
+# %% ../nbs/55_training.ipynb #05cc4ff4
 def earlier_run(
     run:Path, # its folder
     config:RunConfig,
@@ -342,7 +398,8 @@ def earlier_run(
         text = f'{run}: its run.json is from another version of this library ({e}); choose another folder'
         raise InputError(text) from None
     new, old = (json.loads(json.dumps(c)) for c in (asdict(config), old))
-    free = 'num_workers', 'figures', 'track', 'keep', 'shard'  # they do not change what is learnt
+    # they do not change what is learnt
+    free = 'num_workers', 'figures', 'track', 'keep', 'shard', 'device', 'checkpointing'
     if different := [f'{k} was {old[k]}, now {new[k]}' for k in new if new[k] != old[k] and k not in free]:
         raise InputError(f'{run}: holds a run with other settings ({"; ".join(different)}); choose another folder, or '
                          'the same settings to resume')

@@ -13,7 +13,7 @@ import matplotlib, numpy as np
 from fastcore.basics import patch
 from PIL import Image, ImageDraw, ImageFont
 from .files import InputError
-from .figures import as_array, cut, edges, error_map, planes
+from .pictures import as_array, cut, error_map, planes, side_letters
 from .volume import PRESETS, Volume, Window
 
 # %% ../nbs/72_viewer.ipynb #3dc95d1b
@@ -202,7 +202,7 @@ def xray_pictures(self:Scene):
     pictures = [p.copy() for p in self._shown]
     for image, spot, view in zip(pictures, self.spots(), views):
         if spot is not None: mark(image, int((spot[0] + .5)/w*size[0]), int((spot[1] + .5)/h*size[1]))
-        draw, (left, right) = ImageDraw.Draw(image), edges.get(view, '  ')
+        draw, (left, right) = ImageDraw.Draw(image), side_letters.get(view, '  ')
         for xy, text, anchor in (((4, size[1]//2), left, 'lm'), ((size[0]-4, size[1]//2), right, 'rm'),
                                  ((5, 5), f'X-ray {view}', 'lt')):
             write(draw, xy, text, anchor)
