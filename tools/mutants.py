@@ -243,12 +243,13 @@ acquisition = [
     ("box &= ((x >= body[k, 0]) & (x <= body[k, 1]))", "box &= ((x >= -body[k, 1]) & (x <= -body[k, 0]))"),
     ("field_ &= (abs(x) <= g.extent[k]/2)", "field_ &= (abs(x) <= g.extent[0]/2)"),
     ("return P(outside)[0] <= tolerance", "return P(outside)[0] <= 40*tolerance"),
-    ("(inside_field(g, body).to(x.device) if body is not None else True)", "True"),
-    ("mask=mask[None], kev=kev, outside=outside, **kw)", "mask=mask[None], outside=outside, **kw)", 'reconstruct'),
-    ("mask=mask[None], kev=kev, outside=outside, **kw)", "mask=mask[None], kev=kev, **kw)", 'reconstruct'),
+    ("inner = inside_field(g, body).to(x.device) if body is not None else True", "inner = True"),
+    ("dict(mask=mask[None], kev=kev, outside=outside) | kw", "dict(mask=mask[None], outside=outside) | kw",
+     'reconstruct'),
+    ("dict(mask=mask[None], kev=kev, outside=outside) | kw", "dict(mask=mask[None], kev=kev) | kw", 'reconstruct'),
     ("(('with consistency', after), ('as predicted', before))",
      "(('with consistency', before), ('as predicted', before))"),
-    ("metrics |= dict(reprojection=error(final)", "metrics |= dict(reprojection=error(predicted)"),
+    ("reprojection=rounded(final), consistency", "reprojection=rounded(predicted), consistency"),
     ("title='Reconstruction', metrics={**(scores or {}), **flat})", "title='Reconstruction', metrics=flat)"),
 ]
 
