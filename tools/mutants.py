@@ -244,11 +244,12 @@ acquisition = [
     ("field_ &= (abs(x) <= g.extent[k]/2)", "field_ &= (abs(x) <= g.extent[0]/2)"),
     ("return P(outside)[0] <= tolerance", "return P(outside)[0] <= 40*tolerance"),
     ("inner = inside_field(g, body).to(x.device) if body is not None else True", "inner = True"),
-    ("mask=mask[None], kev=kev, outside=outside, **kw)", "mask=mask[None], outside=outside, **kw)", 'reconstruct'),
-    ("mask=mask[None], kev=kev, outside=outside, **kw)", "mask=mask[None], kev=kev, **kw)", 'reconstruct'),
+    ("dict(mask=mask[None], kev=kev, outside=outside) | kw", "dict(mask=mask[None], outside=outside) | kw",
+     'reconstruct'),
+    ("dict(mask=mask[None], kev=kev, outside=outside) | kw", "dict(mask=mask[None], kev=kev) | kw", 'reconstruct'),
     ("(('with consistency', after), ('as predicted', before))",
      "(('with consistency', before), ('as predicted', before))"),
-    ("metrics |= dict(reprojection=error(final)", "metrics |= dict(reprojection=error(predicted)"),
+    ("reprojection=rounded(final), consistency", "reprojection=rounded(predicted), consistency"),
     ("title='Reconstruction', metrics={**(scores or {}), **flat})", "title='Reconstruction', metrics=flat)"),
 ]
 
