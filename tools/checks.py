@@ -28,6 +28,7 @@ optional = {
     'wandb': 'only where a run asks for it',
     **{n: 'a library that nbs/runs/benchmark.ipynb compares with, where it is installed'
        for n in ('diffdrr', 'itk', 'torchio')},
+    **{n: 'a library that tests/conventions.py compares with, where it is installed' for n in ('astra', 'nanodrr')},
 }
 
 # ---------------------------------------------------------------- package, notebooks and README in sync
