@@ -130,7 +130,8 @@ def other_drr(mu, g, device, backward):
     import torch, torchio
     from diffdrr.drr import DRR
     from diffdrr.data import read
-    image = torchio.ScalarImage(tensor=mu.cpu()[None].float(), affine=torch.diag(torch.tensor([*g.spacing, 1.])).numpy())
+    affine = torch.diag(torch.tensor([*g.spacing, 1.])).numpy()
+    image = torchio.ScalarImage(tensor=mu.cpu()[None].float(), affine=affine)
     drr = DRR(read(image, orientation='AP'), sdd=g.sdd, height=g.det_shape[0], delx=g.pixel[0], renderer='trilinear')
     drr = drr.to(device)
     turn, move = torch.zeros(1, 3, device=device), torch.tensor([[0., g.sid, 0.]], device=device)
@@ -224,7 +225,8 @@ def check(cases, out, device, small):
             report.take(what, 'steps/s', speed)
             report.take(f'{what}: validation', 'dB', lambda: end['psnr_range2000'])
         for preset in ('lean',) if small else ('lean', 'reduced', 'full'):
-            for changes in ({}, dict(slab=4 if small else 32)): memory(report, device, preset, 32 if small else 256, **changes)
+            for changes in ({}, dict(slab=4 if small else 32)):
+                memory(report, device, preset, 32 if small else 256, **changes)
     finally: shutil.rmtree(scratch, ignore_errors=True)
     print(f'written to {out}')
 

@@ -270,8 +270,8 @@ slices = [
 command_line = [
     ("noise=noise, kev=kev, seed=seed)\n        write_xrays",
      "noise=noise, kev=kev)\n        write_xrays", 'arrives.py drr'),
-    ("r = reconstruct([ap, lat], weights, geometry, consistency)",
-     "r = reconstruct([ap, lat], weights, geometry)", 'arrives.py reconstruct'),
+    ("r = reconstruct([ap, lat], weights, geometry, consistency, refuse=not force)",
+     "r = reconstruct([ap, lat], weights, geometry, refuse=not force)", 'arrives.py reconstruct'),
     ("r.save(folder, true)", "r.save(folder)", 'arrives.py reconstruct'),
     ("seed=seed, cohort=cohort_config(size=size, spacing=spacing, xrays=xrays))",
      "seed=seed, cohort=cohort_config(size=size, spacing=spacing))", 'arrives.py train'),

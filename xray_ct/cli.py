@@ -348,7 +348,8 @@ def interpolate(
 def score(
     pred: Annotated[Path, argument(help='The prediction: anything `drr` reads.')],
     truth: Annotated[Path, argument(help="The truth; it is resampled onto the prediction's grid.")],
-    protocol: Annotated[str, option(help='hu, masked, v2, hu1024, x2ct or perx2ct; several separated by commas.')] = 'hu',
+    protocol: Annotated[str, option(help=(
+        'hu, masked, v2, hu1024, x2ct or perx2ct; several separated by commas.'))] = 'hu',
     json: Annotated[bool, option('--json', help='As JSON.')] = False,
 ):
     "Score a CT against the truth by a named protocol. Compare with a baseline: a number alone says little."

@@ -276,6 +276,7 @@ def _consistent_rows(S, thin_at, thick_at, y, method): # y: (m, W) → (n, W)
     x = interpolation_matrix(thin_at, thick_at, method) @ y.double()
     return S.project(x.float()[..., None], y[..., None])[..., 0]
 
+# %% ../nbs/71_interpolate.ipynb #04ce95d3
 def own_plane_gain(
     net, # with `planes`
     vol:Volume, # a thick series, HU

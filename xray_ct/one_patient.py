@@ -39,6 +39,7 @@ def masses(
         out += np.interp(z*scale, v, column)/scale
     return out*pixel[1]*k
 
+# %% ../nbs/66_one_patient.ipynb #00b4297f
 def heights(
     pictures, # the two (h, w)
     pixels, # of each, (rows, columns) mm on the detector
@@ -81,6 +82,7 @@ def enough(whole, mass): # (n,) bool, (n,)
 
 GAMMAS = np.exp(np.linspace(np.log(.6), np.log(1.6), 7))
 
+# %% ../nbs/66_one_patient.ipynb #9e94da6a
 def agreement(
     pictures, pixels, g, hidden=(None, None), # as for `heights`
     calibrated=True, # are they line integrals? Else each may have its own gamma and gain, and its place along the body

@@ -63,26 +63,32 @@ class AlignedView:
         slope2 = (y[:, None]**2 + x**2)/g.sdd**2 if self.cone else torch.zeros(1, 1, dtype=torch.float64)
         self.length = s[self.axis]*(1 + slope2).sqrt()                       # (h, w) mm a slice: the obliquity
         self.shape, self.det, self._cache = n, g.det_shape, {}
-    def budget(self, like)->int:
-        "Values of an intermediate. A CPU's two should stay in its cache: measured best at 64³, 128³ and 256³."
-        return 2**18 if like.is_cpu else 2**24
 
-    def groups(self, x): # (B, …) → parts of it
-        "Items that are projected together, side by side in each row: one on a CPU, on a card what the budget holds."
-        a_slice = self.det[0]*self.shape[self.other]
-        n = min(len(self.rows), max(1, round(self.budget(x)/a_slice)))
-        return x.split(1 if self.alone(x) else max(1, self.budget(x)//(n*a_slice)))
-    def alone(self, x)->bool: return x.is_cpu
+# %% ../nbs/05_projector.ipynb #9f9bfd50
+@patch
+def budget(self:AlignedView, like)->int:
+    "Values of an intermediate. A CPU's two should stay in its cache: measured best at 64³, 128³ and 256³."
+    return 2**18 if like.is_cpu else 2**24
 
-    def tables(self, what, like):
-        "Tables of `what` ('forward' or 'adjoint') on the device and in the dtype of `like`, made when first asked for."
-        key = what, like.device, like.dtype
-        if key not in self._cache:
-            n = max(1, round(self.budget(like)/(self.det[0]*self.shape[self.other])))
-            make = getattr(self, f'_{what}_table')
-            chunks = [make(a, min(a+n, len(self.rows)), like.device, like.dtype) for a in range(0, len(self.rows), n)]
-            self._cache[key] = chunks, self.length.to(like.device, like.dtype)
-        return self._cache[key]
+@patch
+def groups(self:AlignedView, x): # (B, …) → parts of it
+    "Items projected together, side by side in each row: one on a CPU, on a card what the budget holds."
+    a_slice = self.det[0]*self.shape[self.other]
+    n = min(len(self.rows), max(1, round(self.budget(x)/a_slice)))
+    return x.split(1 if self.alone(x) else max(1, self.budget(x)//(n*a_slice)))
+@patch
+def alone(self:AlignedView, x)->bool: return x.is_cpu
+
+@patch
+def tables(self:AlignedView, what, like):
+    "Tables of `what` ('forward' or 'adjoint') on the device and in the dtype of `like`, made when first asked for."
+    key = what, like.device, like.dtype
+    if key not in self._cache:
+        n = max(1, round(self.budget(like)/(self.det[0]*self.shape[self.other])))
+        make = getattr(self, f'_{what}_table')
+        chunks = [make(a, min(a+n, len(self.rows)), like.device, like.dtype) for a in range(0, len(self.rows), n)]
+        self._cache[key] = chunks, self.length.to(like.device, like.dtype)
+    return self._cache[key]
 
 # %% ../nbs/05_projector.ipynb #fd24a999
 @patch
@@ -97,7 +103,7 @@ def _forward_table(self:AlignedView, a, b, device, dtype):
     return (a, b, rows.reshape(-1), every(n*self.det[0], 2), wz.to(dtype).reshape(-1),
             turn(x + k*X), every(self.det[1], 2*n), turn(wx.to(dtype)))
 
-# %% ../nbs/05_projector.ipynb #750efd8a
+# %% ../nbs/05_projector.ipynb #28210f6f
 def _bags(
     index, # (E,) rows that are summed
     rows, # (R, …)
@@ -107,6 +113,7 @@ def _bags(
     "Weighted sums of rows."
     return F.embedding_bag(index, rows, offsets, mode='sum', per_sample_weights=weights, include_last_offset=True)
 
+# %% ../nbs/05_projector.ipynb #b8662298
 @patch
 def forward(self:AlignedView,
     mu:Tensor, # (B, D, H, W), 1/mm

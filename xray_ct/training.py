@@ -213,6 +213,7 @@ def training_device(
         raise InputError(f'device={asked}: is not on this machine. Choose from auto, {", ".join(there)}')
     return torch.device(asked)
 
+# %% ../nbs/55_training.ipynb #2509a82d
 def check_memory(
     config:RunConfig,
     device:torch.device,
@@ -233,6 +234,7 @@ def _vetted(config, gpu):
 
 def _remedies(found): return 'What `xray_ct vet` advises: ' + '; '.join(found.advice or ['close what else runs there'])
 
+# %% ../nbs/55_training.ipynb #c30f0dde
 def timed_step(
     config:RunConfig,
     model, # the model's config
@@ -277,6 +279,7 @@ def fit(
             return done
         with _claimed(run): return _fit(config, root, run, cache or run/'cache', done)
 
+# %% ../nbs/55_training.ipynb #1039e645
 def _fit(config, root, run, cache, done): # done: what `run.json` says so far
     check_precision(config.precision, device := training_device(config.device))
     check_memory(config, device)
@@ -337,6 +340,7 @@ def _train(learn, config):
     except InputError as e: raise type(e)(str(e).split('\n\t')[-1]) from e
     except torch.OutOfMemoryError as e: raise _out_of_memory(learn, config, e) from e
 
+# %% ../nbs/55_training.ipynb #a17b0c5f
 def _out_of_memory(learn, config, error):
     "Save what is done, and say what would fit."
     learn.pred = learn.loss = learn.loss_grad = None

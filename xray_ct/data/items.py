@@ -51,8 +51,8 @@ def _busy(table, size, step, first, cells): # (n, 3) cells of the target, of tho
     count = sum((-1)**(i + j + k + 1)*corner(i, j, k) for i in (0, 1) for j in (0, 1) for k in (0, 1))
     return at[(count > 0) & (low < high).all(1)]
 
-# %% ../../nbs/19_items.ipynb #d4c0b540
-def _rows(voxels): # (K, H, W) HU → (2, 2, S, W+2): rows of all slices; then a row later (channels), a slice later
+# %% ../../nbs/19_items.ipynb #0373c4b9
+def _rows(voxels): # (K, H, W) HU → (2, 2, S, W+2): the rows of all slices; channels a row apart, images a slice
     K, H, W = voxels.shape
     pitch, high = W + 2, 2**((K + 3)*(H + 2)).bit_length()
     memory = torch.empty((high + H + 4)*pitch)  # what is never read is never written
@@ -60,6 +60,7 @@ def _rows(voxels): # (K, H, W) HU → (2, 2, S, W+2): rows of all slices; then a
     slices[1:K + 1, 1:-1, 1:-1] = voxels
     return memory.as_strided((2, 2, high, pitch), ((H + 2)*pitch, pitch, pitch, 1))
 
+# %% ../../nbs/19_items.ipynb #26559167
 def _by_rows(voxels, step, first, shape, then, table):
     (K, H, W), picture, count = voxels.shape, _rows(voxels), [-(-n//CELL) for n in shape]
     busy, (high, pitch) = _busy(table, voxels.shape, step, first, count), picture.shape[2:]
@@ -84,7 +85,7 @@ def _by_rows(voxels, step, first, shape, then, table):
     out = out.view(*count, *(CELL,)*3).permute(0, 3, 1, 4, 2, 5).reshape(*(CELL*n for n in count))
     return out[tuple(slice(n) for n in shape)].contiguous()
 
-# %% ../../nbs/19_items.ipynb #8dcc75c3
+# %% ../../nbs/19_items.ipynb #0ca2a6dd
 def _by_grid(voxels, step, first, shape, then): # one launch a term: for a card
     n = np.maximum(np.array(voxels.shape) - 1, 1)
     A = torch.tensor(np.concatenate([step*(2/n)[:, None], (2*first/n - 1)[:, None]], 1)[::-1].copy(),
@@ -118,7 +119,7 @@ class Items:
         if self.device.type != 'cpu': self.keep(torch.cuda.mem_get_info(self.device)[0]*ROOM)
 
     def keep(self, room): # bytes
-        "Voxels as int16 on the card; where they don't fit, pinned in host memory and copied when they are needed."
+        "Voxels as int16 on the card; where they don't fit, pinned in host memory, and copied when needed."
         size = sum(4*int(np.prod(m['shape'])) for m in self.metas)
         fits = size <= room
         say(f'{len(self.metas)} cases, {size/1e9:.1f} GB, are kept '
@@ -167,7 +168,7 @@ def source(self:Items, case, M, t): # → (D, H, W) attenuation, 1/mm; spacing, 
     mu = self.field(case, 'hu', shape, meta['spacing'], M, t, partial(hu_to_mu, kev=c.kev))
     return mu, meta['spacing']
 
-# %% ../../nbs/19_items.ipynb #309cdbb6
+# %% ../../nbs/19_items.ipynb #d720d3d2
 @patch
 @torch.no_grad()
 def batch(self:Items,
