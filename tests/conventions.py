@@ -9,6 +9,7 @@ Ends with 77 where none of the packages is there."""
 import sys
 here = sys.path.pop(0)  # `types.py` beside this file would hide the standard library's
 sys.path.insert(0, here.removesuffix('/tests') if here.endswith('/tests') else '.')
+from importlib import import_module
 import numpy as np
 import torch
 from xray_ct.conventions import Geometry
@@ -62,8 +63,7 @@ def diffdrr():
     compare('DiffDRR', pictures)
 
 def nanodrr():
-    from nanodrr.data import Subject
-    from nanodrr.drr import DRR
+    Subject, DRR = import_module('nanodrr.data').Subject, import_module('nanodrr.drr').DRR
     from torchio import ScalarImage
     a, affine = with_affine()
     subject = Subject.from_images(ScalarImage(tensor=a, affine=affine), convert_to_mu=False)
@@ -99,7 +99,7 @@ def rtk():
     compare('RTK', pictures)
 
 def astra():
-    import astra
+    astra = import_module('astra')
     if astra.use_cuda():
         volume, projection = g.to_astra()
         vol, proj = astra.create_vol_geom(*volume), astra.create_proj_geom(*projection)
