@@ -205,27 +205,30 @@ def trunk_bank(views=('ap', 'lat')):
     of = lambda k, turn: _patterns(pictures[:, k, :, ::-1] if turn else pictures[:, k])
     return Bank(tuple(map(view_name, views)), np.stack([of(int(k), t) for k, t in zip(lateral, turned)]), 'trunks')
 
-# %% ../nbs/67_check.ipynb #16e15f79
-def pair_findings(pictures, pixels, g, hidden)->tuple: # findings, scores, profiles
+# %% ../nbs/67_check.ipynb #8354567d
+def pair_findings(pictures, pixels, g, hidden, placed=True)->tuple: # findings, scores, profiles
     "Can both pictures be of one patient?"
     out, lines, about = [], [p.lines for p in pictures], 'both pictures'
     add = lambda level, text: out.append(Finding(level, about, 'one patient', text))
     who = {p.tags.get('PatientID') for p in pictures} - {None, ''}
     if len(who) > 1: add(2, 'their PatientIDs differ. Give two pictures of one patient, or make the tags agree')
     exact = all(p.calibrated and grain(p.lines) < GRAIN for p in pictures)
-    found = agreement(lines, pixels, g, hidden, exact)
+    kind = 'guessed' if not exact else 'exact' if placed else 'scaled'
+    found = agreement(lines, pixels, g, hidden, exact, placed)
     # photons and scatter change the sums of real line integrals, but not by this much
-    plain = agreement(lines, pixels, g, hidden)['disagreement'] if all(p.calibrated for p in pictures) else 0.
-    off, scores = found['disagreement'], dict(found, kind='exact' if exact else 'guessed')
+    real = all(p.calibrated for p in pictures)
+    plain = agreement(lines, pixels, g, hidden, placed=placed)['disagreement'] if real else 0.
+    off, scores = found['disagreement'], dict(found, kind=kind)
     if off is None:
         add(1, 'show less than 60 mm of the body whole in both, so it cannot be said whether they are of one patient')
         return out, scores, ()
-    care, refuse = LIMITS[scores['kind']]
-    scores['flipped'] = flips = flipped(lines, pixels, g, hidden, exact)
+    care, refuse = LIMITS[kind]
+    scores['flipped'] = flips = flipped(lines, pixels, g, hidden, exact, placed)
     flips = {k: np.inf if v is None else v for k, v in flips.items()}
     name = min(flips, key=flips.get)
-    if off > (.004 if exact else care) and flips[name] < off/(1.3 if exact else 2):
-        add(2 if exact or off > refuse else 1,
+    sharp = kind == 'exact'
+    if off > (.004 if sharp else care) and flips[name] < off/(1.3 if sharp else 2):
+        add(2 if sharp or off > refuse else 1,
             f'contradict each other about the heights along the body by {off:.1%}, and by {flips[name]:.1%} if {name}')
     elif off > care:
         sure = off > refuse or (plain or 0) > .4
@@ -374,13 +377,14 @@ def shrunk(p:Xray, most=512)->tuple: # the picture with at most so many pixels a
     outside = None if p.outside is None else mean(p.outside) > 0
     return replace(p, lines=mean(p.lines), outside=outside), tuple(n/m for n, m in zip(p.shape, shape))
 
-# %% ../nbs/67_check.ipynb #7bbab9d8
+# %% ../nbs/67_check.ipynb #44f8786e
 def judge_pictures(
     pictures, # `Xray`s, in the order of the geometry's views
     pixels, # (rows, columns) mm of each on the detector
     g:Geometry, # how they were taken
     bank=None, # what such pictures look like; default `trunk_bank`
     assumed=(), # sentences about the geometry
+    placed=True, # is the geometry known? False: it is what the pictures' tags tell
 )->Check:
     "Look at pictures that have been placed. What needs two crossed views is left out where there are others."
     views = [view_name(v) for v in g.views]
@@ -395,7 +399,7 @@ def judge_pictures(
     crossed = len(views) == 2 and abs(np.dot(*(view_axes(v)[0] for v in g.views))) < .1
     if not crossed: return Check(list(little), findings, {}, (), tuple(hidden))
     found, seen = view_findings(little, views, hidden, bank or trunk_bank(tuple(g.views)), widths)
-    pair, score, profiles = pair_findings(little, pixels, g, hidden)
+    pair, score, profiles = pair_findings(little, pixels, g, hidden, placed)
     return Check(list(little), findings + found + pair, dict(views=seen, one_patient=score), profiles, tuple(hidden))
 
 # %% ../nbs/67_check.ipynb #87f8424d

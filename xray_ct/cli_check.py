@@ -31,7 +31,8 @@ def check_pictures(
         g, pixels, assumed = place(pictures, own, geometry)
     except InputError as e: return Check([], [Finding(2, 'both pictures', 'file', str(e))])
     if model is not None: model.set_geometry(g)
-    return judge_pictures(pictures, pixels, g, None if model is None else known_bank(model), assumed)
+    return judge_pictures(pictures, pixels, g, None if model is None else known_bank(model), assumed,
+                          geometry is not None)
 
 def _own_views(pictures):
     "A frontal and a lateral view, from the side that the pictures name."

@@ -115,7 +115,9 @@ def place(
         notes.append(f'{_name(p)}: no pixel size; its longer side is taken to just cover the field')
     return g, pixels, assumed + notes
 
-# %% ../nbs/70_reconstruct.ipynb #486d5e61
+# %% ../nbs/70_reconstruct.ipynb #919af1d6
+OTHER_SIDE = {'ap': 'pa', 'pa': 'ap', 'lat': 'rlat', 'rlat': 'lat'}
+
 def _belongs(g, file, pictures):
     "The geometry of a file, unless the pictures say that it is another acquisition's."
     for p in pictures:
@@ -135,7 +137,7 @@ def _difference(g, p):
         return f'pixels of {g.pixel[0]:.4g} mm, the picture of {pixel[0]:.4g} mm'
     if sdd and g.mode == 'cone' and differs(sdd, g.sdd):
         return f'a source to detector distance of {g.sdd:g} mm, the picture of {sdd:g} mm'
-    if p.view is not None and view_name(p.view) not in views:
+    if p.view is not None and not {view_name(p.view), OTHER_SIDE.get(view_name(p.view))} & set(views):
         return f'the view {", ".join(views)}, the picture is {view_name(p.view)!r}'
 
 def _cover(g, own):
@@ -145,20 +147,19 @@ def _cover(g, own):
                                sdd=g.sdd, sid=g.sid, views=g.views, mode=g.mode)
     return g.replace(pixel=fresh.pixel)
 
-# %% ../nbs/70_reconstruct.ipynb #65d92e96
-OTHER_SIDE = {'ap': 'pa', 'pa': 'ap', 'lat': 'rlat', 'rlat': 'lat'}
-
+# %% ../nbs/70_reconstruct.ipynb #eabd21ed
 def _as_seen(p, views, mode):
     "The picture as one of these views, where that's what it is."
     view = None if p.view is None else view_name(p.view)
     if view is None or view in views: return p
     other = OTHER_SIDE.get(view)
-    if other in views and (p.view_guessed or mode == 'parallel'):
+    if other in views:
         mirrored = row_letters(view) != row_letters(other)
         turn = lambda a: a if a is None or not mirrored else np.ascontiguousarray(a[:, ::-1])
-        why = 'with a parallel beam both sides see the same' + ', mirrored'*mirrored
+        why = 'with a parallel beam both sides see the same'
+        if mode != 'parallel': why = 'a diverging beam draws them a little differently, so the result is less exact'
         if p.view_guessed: why = 'the file does not say from which side it was taken'
-        assumed = *p.assumed, f'view {view!r} is taken for {other!r}: {why}'
+        assumed = *p.assumed, f'view {view!r} is taken for {other!r}' + ', mirrored'*mirrored + f': {why}'
         tags = p.tags | view_tags(other)
         return replace(p, view=other, lines=turn(p.lines), outside=turn(p.outside), tags=tags, assumed=assumed)
     along = lambda v: abs(np.dot(view_axes(v)[0], view_axes(view)[0]))  # the same line, from either side
@@ -337,7 +338,7 @@ def reconstruct(
     g, pixels, assumed = place(pictures, own, geometry)
     model.set_geometry(g)
     seen = known_xrays(model)
-    check = judge_pictures(pictures, pixels, g, known_bank(model, seen), assumed)
+    check = judge_pictures(pictures, pixels, g, known_bank(model, seen), assumed, geometry is not None)
     if refuse and check.level > 1: raise InputError(f'{check.reasons[0]}. {FORCE}')
     x, covered = _on_model_detector(pictures, pixels, g, model, assumed, seen)
     device, kev = next(model.parameters()).device, kev or model.config.kev
