@@ -23,6 +23,7 @@ from .models.direct import volume_psnr
 from .ranks import agreed, in_order, part, rank, whole
 from .run_config import RunConfig
 from . import figures
+from .pictures import save_figure
 
 # %% ../nbs/53_callbacks.ipynb #e68aaa83
 class Reseed(Callback):
