@@ -495,7 +495,8 @@ def test_runs(cts, top):
     count = iter(range(10**6))
     def seen(**kw):
         run = top/f'fit{next(count)}'
-        spied = dict(training__checkpoint_blocks=None, training__tracker=lambda *a: Callback())
+        spied = dict(training__checkpoint_blocks=None, training__tracker=lambda *a: Callback(),
+                     training__training_device=lambda asked: torch.device('cpu'))
         with Spies(**spied) as s, Spies(data__cohort__dataloaders_of_Cohort=T.Cohort.dataloaders) as d, quiet():
             try: T.fit(T.RunConfig(**{**plain, **kw}), cts, run, top/'cache')
             except Arrived: pass
@@ -503,14 +504,15 @@ def test_runs(cts, top):
         keep = [i for i, name in enumerate(log[0]) if 'time' not in name and 'seconds' not in name]
         return dict(weights=digest(load_file(run/'model.safetensors')), log=[[row[i] for i in keep] for row in log],
                     files=sorted(p.relative_to(run).as_posix() for p in run.rglob('*') if p.is_file()),
-                    calls=repr({k: v.get('patterns', True) for k, v in s.seen.items()}),
+                    calls=repr({k: v.get('patterns', v.get('asked', True)) for k, v in s.seen.items()}),
                     workers=d.seen['dataloaders']['num_workers'])
     rows = {'preset': ('base', {}), 'epochs': (2, {}), 'minutes': None, 'passes': (2, {}),
             'batch_size': (4, {}), 'accumulate': (2, dict(passes=2)), 'checkpointing': ('head', {}), 'lr': (1e-2, {}),
             'warmup': (.5, {}), 'weight_decay': (.5, {}), 'clip': (1e-3, {}), 'ema': (.2, {}), 'seed': (7, {}),
             'l1': (0., {}), 'mse': (0., {}), 'ssim': (1., {}), 'projection': (1., {}), 'num_workers': (1, {}),
             'figures': (True, {}), 'track': ('tensorboard', {}), 'keep': (0, {}), 'precision': ('bf16', {}),
-            'cohort': (CohortConfig(**cohort, rotate=0.), {}), 'settings': ({**small, 'lift_channels': 6}, {}),
+            'device': ('cpu', {}), 'cohort': (CohortConfig(**cohort, rotate=0.), {}),
+            'settings': ({**small, 'lift_channels': 6}, {}),
             'model': ('hybrid', dict(settings=dict(encoder_width=8, encoder_levels=2))),
             'previous': None, 'autoencoder': None, 'autoencoder_steps': None, 'shard': None}   # below
     names = [f.name for f in fields(T.RunConfig)]
