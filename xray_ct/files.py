@@ -7,7 +7,7 @@ __all__ = ['JSON_LIMIT', 'InputError', 'printable', 'check_name', 'say', 'explai
            'read_json', 'tensor_digest', 'save_tensors', 'read_tensors']
 
 # %% ../nbs/00_files.ipynb #d671fdaa
-import hashlib, json, os, re, shutil, stat, sys, tempfile
+import errno, hashlib, json, os, re, shutil, stat, sys, tempfile
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -92,10 +92,14 @@ def staged(
         _flush(temp)
         if not overwrite and path.exists() and (kind == 'file' or any(path.iterdir())):
             raise InputError(f'{path}: was made by another process in the meantime; choose another name')
-        if path.is_dir(): path.rename(box/'replaced')  # a folder can't be renamed onto a full one
+        # a folder can't be renamed onto a full one, so without `overwrite` the second of two processes fails
+        if path.is_dir(): path.rename(box/'replaced') if overwrite else path.rmdir()
         os.replace(temp, path)
     except InputError: raise
-    except OSError as e: raise explain_os_error(path, e) from e
+    except OSError as e:
+        if not overwrite and e.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise InputError(f'{path}: was made by another process in the meantime; choose another name') from None
+        raise explain_os_error(path, e) from e
     finally:
         if box: _remove(box)
 
