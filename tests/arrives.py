@@ -292,12 +292,14 @@ bases = dict(   # kind → fields of its smallest sensible config
     cascade=dict(tokens, backbone='vit', vector_width=16, sample_steps=3),
     progressive=dict(channels=(8, 6), rdbs=(1, 1), growth=(4, 4), layers=(1, 1), coarsest=8, encoder_width=8,
                      encoder_levels=2, lift_channels=4),
-    latent=dict(channels=(8, 16), head_channels=8, sample_steps=2, vae=dict(window=(16, 32, 32), overlap=8)))
+    latent=dict(channels=(8, 16), head_channels=8, sample_steps=2, vae=dict(window=(16, 32, 32), overlap=8)),
+    peer=dict(channels=(4, 4, 8), layers=(1, 1), width=4))
 xray = {   # field → its other value, and what else must be said for it to matter
     'geometry': (geometry(sid=400.).to_dict(), {}), 'encoder_width': (16, {}), 'encoder_levels': (3, {}),
     'encoder_blocks': (2, {}), 'vit_layers': (1, {}), 'lift_channels': (6, {}), 'work_stride': (1, {}),
     'base': ('mean', {}), 'residual_steps': (3, {}), 'residual_lambda': (.3, {}),
     'xray_offset': (1., {}), 'xray_scale': (1., {}), 'kev': (80., {}), 'use_physics_loss': (True, {})}
+implicit = dict(architecture='implicit', width=8)
 fine = {'fine': (4, {}), 'fine_layers': (1, dict(fine=4)), 'slab': (8, dict(fine=4))}
 depth = {'use_depth_lifting': (False, {}), 'use_depth_priors': (True, {}), 'backbone': (REFUSED, 'none such')}
 sizes = {'widths': ((16, 8), {}), 'down_blocks': ((1, 1), {}), 'up_blocks': ((0,), {})}
@@ -333,6 +335,10 @@ def model_fields():
                      'layers': ((1, 2), {}), 'coarsest': (16, {}), 'refine': (4, {}), 'supervision': (.9, {}),
                      'slab': (8, {}), 'checkpoint': (True, {}), 'base': ('none', {}),
                      'work_stride': (1, {})},
+        peer={**{k: xray[k] for k in ('xray_offset', 'xray_scale', 'base')}, 'use_physics_loss': (True, {}),
+              'kev': (80., dict(use_physics_loss=True)),
+              'geometry': (geometry(sid=400.).to_dict(), implicit), 'architecture': ('implicit', {}),
+              'channels': ((4, 8, 8), {}), 'layers': ((1, 2), {}), 'width': (8, {}), 'points': (4, implicit)},
         thin={'widths': ((8, 16), {}), 'blocks': (2, {}), 'detail': (16, {}), 'consistent': (False, {})},
         latent={'vae': (dict(vae, latent_channels=3), {}), 'channels': ((8, 24), {}), 'blocks': (2, {}),
                 'attention': ((False, True), {}), 'head_channels': (4, {}), 'groups': (4, {}), 'prediction': ('x0', {}),

@@ -16,8 +16,9 @@ unet = dict(encoder, widths='16', down_blocks='1', up_blocks='[]')
 stage = dict(unet, vector_width=16, sample_steps=2)
 progressive = dict(encoder, channels='8,4', rdbs='1,0', growth='4,0', layers='1,0', coarsest=8)
 hybrid = dict(unet, dim=16, heads=2, num_attn_blocks=1, num_ffn_blocks=2)
+x2ct = dict(channels='4,4,8', layers='1,1', width=4)
 volumes = dict(direct=('direct', unet), hybrid=('hybrid', hybrid), stage1=('cascade', stage), stage2=('cascade', stage),
-               progressive=('progressive', progressive))
+               progressive=('progressive', progressive), peer=('peer', x2ct))
 slices = dict(thin=dict(widths='8,16', blocks=1, detail=8),
               latent=dict(channels='8,8', groups=4, head_channels=8, sample_steps=2, autoencoder_steps=2))
 

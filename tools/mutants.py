@@ -309,7 +309,26 @@ training = [
     ("M = torch.linalg.inv(K + lam*scale*torch.eye(", "M = torch.linalg.inv(K + lam*torch.eye(", 'ridge'),
 ]
 
+peers = [
+    ("mean = torch.stack(each).mean(0)", "mean = each[0]"),
+    ("flat = g.replace(mode='parallel', pixel=(D/h, max(H, W)/w))", "flat = g.replace(mode='parallel')"),
+    ("for x, grid in zip(pictures.unbind(1), self.grid)]",
+     "for x, grid in zip(pictures.unbind(1), self.grid.flip(0))]"),
+    ("for read, block in zip(self.seen, self.before): h = block(h + read(seen))",
+     "for read, block in zip(self.seen, self.before): h = block(h)"),
+    ("start = self.base_volume(xrays, case) - float(c.base == 'none')", "start = self.base_volume(xrays, case)"),
+    ("self.net.place(g)\n    return self", "return self"),
+    ("weight = (1/(count.double()*len(count)))[which][order].cumsum(0)",
+     "weight = torch.full_like(ordered, 1/len(ordered)).cumsum(0)", 'ensemble'),
+    ("return factors.to(spread)[tissue_kind(centre)]*(spread + floor)",
+     "return factors.to(spread)[tissue_kind(centre)]*spread", 'ensemble'),
+    ("self.factors[int(consistent)]", "self.factors[0]", 'ensemble'),
+    ("return (count.cumsum(0).double() - (count.double() - 1)/2)[which]", "return count.cumsum(0).double()[which]",
+     'ensemble'),
+    ("self.members[-1].set_extra(m)", "pass", 'ensemble'),
+]
+
 families = dict(geometry=geometry, projector=projector, physics=physics, drr=drr, phantom=phantom, diffusion=diffusion,
                 consistency=consistency, metrics=metrics, losses=losses, memory=memory, figures=figures,
                 evidence=evidence, blocks=blocks, ranks=ranks, files=files, acquisition=acquisition,
-                slices=slices, command_line=command_line, training=training)
+                slices=slices, command_line=command_line, training=training, peers=peers)

@@ -74,6 +74,46 @@ def evidence():
     return out + [f'Full X-rays on the validation patients, a ridge prediction: {ways}. '
                   f'Chosen: {r["chosen"]["full_consistency"]}.', f'`{r["command"]}`']
 
+def peers():
+    r = read('peers')
+    if r is None: return []
+    body, score = 'psnr_3d_body_range2000', {(x['name'], x['consistency']): x for x in r['scores']}
+    rows = []
+    for name in dict.fromkeys([*(x['name'] for x in r['rows']), 'ridge', 'mean volume']):
+        a, b, x = score[name, False], score[name, True], next((x for x in r['rows'] if x['name'] == name), None)
+        low, high = a[f'{body}_95']
+        cells = [f'{a[body]:.1f} ({low:.1f} to {high:.1f})', *(f'{v:.1f}' for v in (b[body], a[psnr])),
+                 f'{a["mae_hu_body"]:.0f}']
+        own = ['']*5 if x is None else [f'{x["parameters"]/1e6:.1f}', f'{x["seconds"]:.0f}', x['steps'],
+                                        f'{x["peak_gb"]:.2f}', versus(x)]
+        rows.append((name, *cells, *own))
+    head = ['', 'PSNR in the body, dB', '+ consistency', 'over the field', 'MAE in the body, HU', 'parameters, M',
+            f'{r["clock"]}, s', 'steps', 'GB a step, predicted', 'ours over it in the body, dB']
+    return ['## Ours and theirs',
+            'Architectures of others, written anew and trained on the same items with the same loss '
+            f'([peers](nbs/runs/peers.ipynb)): {r["minutes"]:g} minutes of {r["clock"]} each, {r["size"]}³ of '
+            f'{r["spacing"]:g} mm, `{r["xrays"]}` X-rays, one seed, {len(r["of_cases"])} test CTs that chose nothing. '
+            'So short a training says which learns fastest, not which ends best.', table(head, rows),
+            f'`{r["command"]}`']
+
+def versus(x): # ours over a peer; ours itself has nothing
+    if 'over_it' not in x: return ''
+    low, high = x['over_it_95']
+    return f'{x["over_it"]:+.2f} ({low:+.2f} to {high:+.2f}): {x["ours"]}'
+
+def robustness():
+    r = read('robustness')
+    if r is None: return []
+    mean = lambda v: sum(v)/len(v)
+    one = lambda x: f'{"none" if x["level"] is None else format(x["level"], "g")}: {-x["lost"]:+.2f}'
+    rows = [(n, '; '.join(map(one, levels))) for n, levels in r['curves'].items()]
+    rows += [(n, f'{mean(v) - mean(r["as_it_is"]):+.2f}') for n, v in r['controls'].items()]
+    return ['## What it survives',
+            f'A run of `{r["model"]["kind"]}` ({r["model"]["seconds"]:.0f} s of training, {r["part"]} patients, '
+            f'{mean(r["as_it_is"]):.1f} dB inside the body as trained; [robustness](nbs/runs/robustness.ipynb)): '
+            'dB lost inside the body when one thing is not what it was told.',
+            table(['', 'level: dB'], rows, '---'), f'`{r["command"]}`']
+
 def hybrid():
     r = read('hybrid_64')
     if r is None: return []
@@ -161,7 +201,8 @@ def results():
              'the hardware and the spread over patients. PSNR is over a range of 2000 HU, in three dimensions, '
              'averaged over patients. The training data cannot be redistributed; `xray_ct train` makes the same tables '
              'from any folder of CTs.']
-    for part in (direct, evidence, hybrid, cascade, progressive, slices, benchmark, claims, not_shown): parts += part()
+    for part in (direct, evidence, peers, robustness, hybrid, cascade, progressive, slices, benchmark, claims,
+                 not_shown): parts += part()
     return '\n\n'.join(parts) + '\n'
 
 def stale():

@@ -54,7 +54,7 @@ class Registry(MutableMapping):
 models = Registry('model', {kind: f'xray_ct.models.{place}' for kind, place in dict(
     direct='direct:DirectModel', hybrid='hybrid:HybridModel', cascade='cascade:UnifiedCascadeStage',
     progressive='progressive:ProgressiveModel', thin='thin:ThinNet', latent='latent:LatentModel',
-    plane='plane:PlaneNet').items()})
+    plane='plane:PlaneNet', peer='peers:PeerModel', ensemble='ensemble:EnsembleModel').items()})
 
 backbones = Registry('backbone', dict(unet='xray_ct.blocks.layers:UNet3d',
     hybrid='xray_ct.models.hybrid:HybridBackbone', vit='xray_ct.models.hybrid:ViTBackbone'))
