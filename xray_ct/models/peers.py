@@ -225,7 +225,7 @@ def forward(self:Implicit, pictures, start): # (B, V, h, w), (B, 1, D, H, W) →
     parts = torch.arange(n, device=flat.device).split(2**14)
     return start + torch.cat([self.ask(maps, p) for p in parts], 1).view_as(start)
 
-# %% ../../nbs/58_peers.ipynb #3992dce7
+# %% ../../nbs/58_peers.ipynb #d75cd4e0
 architectures = dict(x2ct=X2ct, attention=AlongRays, swin=AlongRays, implicit=Implicit)
 _halvings = dict(x2ct=lambda c: len(c.layers) + 1, attention=lambda c: len(c.channels) - 1, swin=lambda c: 5,
                  implicit=lambda c: 0)
@@ -248,7 +248,8 @@ class PeerConfig(ModelConfig):
     xray_offset: float = 3.              # line integrals enter as (y - offset)/scale
     xray_scale: float = 2.
     kev: float = 60.                     # effective energy for HU ↔ attenuation, keV
-    bases, work_stride, use_physics_loss = ('none', 'mean', 'ridge'), 2, False  # no fields
+    use_physics_loss: bool = False       # training adds the projection loss
+    bases, work_stride = ('none', 'mean', 'ridge'), 2  # no fields
 
     def __post_init__(self):
         super().__post_init__()
@@ -263,13 +264,19 @@ class PeerConfig(ModelConfig):
         if any(s % m for s in shape):
             raise InputError(f'{name}: {self.architecture} halves a volume until {m} voxels are one, and {shape} has '
                              f'other sides. Give sides that are multiples of {m}.')
+        if m > 1 and all(s == m for s in shape) and self.architecture == 'swin':
+            raise InputError(f'{name}: of {shape}, swin leaves one voxel, and its norm needs two. Give longer sides.')
 
-# %% ../../nbs/58_peers.ipynb #2bef1ac3
+# %% ../../nbs/58_peers.ipynb #f0b6121b
+def _tiny(g): # as deep as the volume allows
+    L = min(4, int(math.log2(min(g.vol_shape))) - 1)
+    return dict(channels=(8, 8, 16, 32, 64)[:L + 1], layers=(3, 6, 6, 4)[:L])
+
 class PeerModel(XrayModel):
     "An architecture of others between our X-rays and our loss."
     Config, kind = PeerConfig, 'peer'
     presets = dict(
-        tiny={},
+        tiny=_tiny,
         x2ct=dict(channels=(16, 16, 32, 64, 128, 256), layers=(6, 12, 24, 16, 6), width=32),
         attention=dict(architecture='attention', channels=(8, 16, 32, 64, 128)),
         swin=dict(architecture='swin', channels=(12,), layers=(2, 2, 2, 2)),
@@ -300,7 +307,7 @@ def forward(self:PeerModel,
     if tuple(xrays.shape[1:]) != expected:
         raise InputError(f'PeerModel: expects X-rays of (views, rows, columns) {expected}, got '
                          f'{tuple(xrays.shape[1:])}. Bring them onto the detector of its geometry.')
-    start = self.base_volume(xrays, case) - (c.base == 'none')
+    start = self.base_volume(xrays, case) - float(c.base == 'none')
     return self.net((xrays - c.xray_offset)/c.xray_scale, start)
 
 @patch
