@@ -7,8 +7,9 @@ __all__ = ['check_pictures', 'check', 'fetch']
 
 # %% ../nbs/79_cli_check.ipynb #21132271
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Optional, TYPE_CHECKING
 from .cli import app, argument, check_at_least, check_places, go_on, option, warn
+if TYPE_CHECKING: from xray_ct.check import Check
 
 # %% ../nbs/79_cli_check.ipynb #f2b198d1
 def check_pictures(
