@@ -198,7 +198,7 @@ def drr(
     series: Series = None,
     overwrite: Overwrite = False,
 ):
-    "Simulate X-rays of a CT (digitally reconstructed radiographs)."
+    "Simulate X-rays of a CT. They are digitally reconstructed radiographs (DRRs)."
     from xray_ct.files import staged
     check_places(out, [ct], 'geometry.json', overwrite)
     from xray_ct.data.drr import check_settings
@@ -238,7 +238,7 @@ def reconstruct(
         'Continue although `xray_ct check` finds the pictures not usable; the result says so.'))] = False,
     overwrite: Overwrite = False,
 ):
-    "Reconstruct a CT volume from two X-rays: an estimate, not a measurement. Not for diagnosis."
+    "Reconstruct a CT volume from two X-rays. It is an estimate, not a measurement: not for diagnosis."
     from xray_ct.files import staged
     check_places(out, [ap, lat, weights, geometry, truth], 'ct.nii.gz', overwrite)
     with staged(out, 'folder', overwrite) as folder:
@@ -325,7 +325,7 @@ def interpolate(
     series: Series = None,
     overwrite: Overwrite = False,
 ):
-    "Make thin CT slices from thick ones: an estimate that agrees with the measured slices. Not for diagnosis."
+    "Make thin CT slices from thick ones. They are an estimate that agrees with the measured slices: not for diagnosis."
     from xray_ct.files import staged
     check_places(out, [thick, thin, weights, vae], 'ct.nii.gz', overwrite)
     _check_slices(spacing, thickness, method, samples, weights, vae, adapt)
@@ -371,7 +371,7 @@ def score(
 def list_models(
     name: Annotated[Optional[str], argument(help='Print the model card of these weights.')] = None,
 ):
-    "The weights that come with the package: what they are for, their size, data, licences and measured numbers."
+    "List the weights in the package. Shows their purpose, size, data, licences and measured accuracy."
     from xray_ct.models.saved import shipped_weights
     known = shipped_weights()
     if name is not None:

@@ -54,7 +54,7 @@ def check(
         '-o', '--out', metavar='FILE.html', help='Write one page with pictures.')] = None,
     as_json: Annotated[bool, option('--json', help='The verdict, all findings and their numbers as JSON.')] = False,
 ):
-    """Judge two X-rays: usable, usable with care, or not usable, with reasons.
+    """Check whether two X-rays can be used. The verdict (usable, usable with care, not usable) has reasons.
 
     Exit code 0 if usable (warnings on the error stream), 2 if not. `reconstruct` runs the same check and refuses
     pictures that are not usable, unless --force is given. Checked are grey levels, polarity, size, collimation,
@@ -88,7 +88,7 @@ def fetch(
     server: Annotated[Optional[str], option(
         metavar='URL', help='Another address of the NBIA interface, version 1.')] = None,
 ):
-    "Download a public collection of CTs from The Cancer Imaging Archive, and check each file."
+    "Download a public collection of CTs. It comes from The Cancer Imaging Archive, and each file is verified."
     from xray_ct.data.fetch import fetch, recipe
     check_at_least('--patients', patients, 1)
     print(recipe(dataset).text)

@@ -98,7 +98,7 @@ def train(
     set_: Annotated[Optional[list[str]], option('--set', metavar='KEY=VALUE', help=(
         'Any field of the run, the cohort or the model, e.g. --set lr=1e-3 --set rotate=0.'))] = None,
 ):
-    "Train on a folder of CTs, then score on unseen patients, beside every baseline."
+    "Train a model on a folder of CTs, then score it. Scores use unseen patients and are shown with every baseline."
     from xray_ct.files import InputError
     settings = check_training(cts, out, set_, epochs, minutes, processes)
     check_at_least('--size', size, 1)
@@ -146,7 +146,7 @@ def preprocess(
     shard: Annotated[str, option(metavar='I/N', help='Prepare only share I of N.')] = '1/1',
     processes: Annotated[int, option(help='Processes that read at the same time.')] = 1,
 ):
-    "Read, check and cache the CTs of a folder. Files in the cache are kept; damaged ones are made again."
+    "Read, check and cache the CTs of a folder. Existing cache files are kept, and damaged ones are made again."
     from xray_ct.files import InputError
     i, n = _share(shard)
     check_at_least('--processes', processes, 1)
@@ -195,7 +195,7 @@ def train_slices(
     set_: Annotated[Optional[list[str]], option('--set', metavar='KEY=VALUE', help=(
         'Any field of the run, the pairs or the network, e.g. --set lr=1e-3 --set crop=64.'))] = None,
 ):
-    "Train a network that makes thin slices from thick ones, for `interpolate --weights`; score it on unseen patients."
+    "Train a network for thin slices, then score it. It is for `interpolate --weights`; scores use unseen patients."
     from xray_ct.files import InputError
     if vae and model == 'thin': raise InputError(f'--vae {vae}: belongs to --model latent; leave it out')
     settings = dict(ratios=ratios, **check_training(cts, out, set_, epochs, minutes, processes))
@@ -290,7 +290,8 @@ def vet(
     set_: Annotated[Optional[list[str]], option('--set', metavar='KEY=VALUE', help=(
         'Any field of the run, the cohort or the model, as for `train`.'))] = None,
 ):
-    """Predict whether a training step fits on a GPU: its peak memory, where it occurs, and what would make it fit.
+    """Predict whether a training step fits on a GPU. Prints its peak memory, where it occurs, and what would make it
+    fit.
 
     The step runs on tensors without data, so no GPU is needed and nothing is trained. Exit code 0: it fits; 1: it does
     not; 2: a wrong argument.

@@ -36,7 +36,7 @@ def mean_diagonal(
 
 # %% ../nbs/21_consistency.ipynb #2cdacf97
 class Outside(NamedTuple):
-    "What rays meet outside the field: expected line integrals, and how they may be wrong together and one by one."
+    "Line integrals outside the field: mean, modes of the shared error, and the remaining error of each ray."
     mean: Tensor # (B or 1, V, h, w) line integrals
     modes: Tensor # (K, V, h, w): the shared error is their sum, each times a standard normal number
     rest: Tensor # (V, h, w) standard deviation of what remains in each ray
@@ -121,7 +121,7 @@ def fuse(
     error_hu=100., # standard deviation of the prediction's error, HU
     weight=1., # W: variance of each voxel's error relative to error_hu²; 0: only what is exact moves it
 )->tuple: # (B, 1, D, H, W) HU, and the weight that is left
-    "The best linear estimate from the prediction and what is known of each voxel, and how much each may still change."
+    "The best linear estimate of each voxel from the prediction and known values, and its remaining variance."
     weight = torch.as_tensor(weight, dtype=hu.dtype, device=hu.device).expand(hu.shape)
     for volume, error in known:
         if volume.shape[-3:] != hu.shape[-3:] or volume.ndim != 5:
@@ -140,7 +140,7 @@ def known_slices(
     coronal=None, # {index: (D, W) picture, HU}
     sagittal=None, # {index: (D, H) picture, HU}
 )->Tensor: # (1, 1, D, H, W) HU, NaN where nothing is known
-    "Pictures on their planes of the grid."
+    "A volume with the given slices, NaN elsewhere."
     out = torch.full((1, 1, *shape), torch.nan)
     for axis, (name, pictures) in enumerate(dict(axial=axial, coronal=coronal, sagittal=sagittal).items()):
         want = tuple(n for i, n in enumerate(shape) if i != axis)
@@ -216,7 +216,7 @@ def consistent(
     error_hu=100., # standard deviation of the prediction's error, HU; counts only against `known` and `outside`
     outside=None, # `Outside`, line integrals of what lies outside the field; None: the field holds everything
 )->tuple: # (B, 1, D, H, W) HU, dict of nrmse_before, nrmse_after (B,) and kept (B,) bool
-    "The prediction, changed as little as explains X-rays and knowledge; the X-rays' part is undone where that failed."
+    "Change a prediction minimally to explain X-rays and known values; undone for samples whose error did not fall."
     keep = torch.ones_like(xrays) if mask is None else mask.to(xrays.dtype)
     beyond = lambda h: outside_estimate(h, xrays, projector, outside, relative_lambda, mask, kev, error_hu)
     error = lambda h: _nrmse(projector(hu_to_mu(h, kev)) + beyond(h), xrays, keep)
@@ -287,7 +287,7 @@ def data_guidance(
     mask=None, # (B or 1, V, h, w) bool, True: use the ray
     kev=60., # effective energy of the line integrals, keV
 ): # x̂0 (B, 1, D, H, W) → (B,), differentiable
-    "How badly an estimate explains the X-rays: the squared residual, scaled so that its root's slope is at most √N."
+    "The squared residual of the X-rays, scaled so that the slope of its root is at most √N."
     keep = torch.ones_like(xrays[:1]) if mask is None else mask.to(xrays.dtype)
     columns = projector.adjoint(torch.ones_like(xrays[:1]))
     unit = columns.max()*projector(torch.ones_like(columns)).max()*(attenuation(kev)[0]*scale)**2/columns.numel()

@@ -149,17 +149,17 @@ def q_sample(self:Diffusion,
 
 @patch
 def target(self:Diffusion, x0, noise, t)->Tensor: # (B, …)
-    "What the network should answer."
+    "The target of the network."
     return predictions[self.prediction].target(x0, noise, *self._coefficients(t, x0))
 
 @patch
 def x0(self:Diffusion, out, x_t, t)->Tensor: # (B, …)
-    "x̂0 that follows from the network's answer to x_t."
+    "x̂0 from the network's output at x_t."
     return predictions[self.prediction].x0(out, x_t, *self._coefficients(t, x_t))
 
 @patch
 def eps(self:Diffusion, out, x_t, t)->Tensor: # (B, …)
-    "ε̂ that follows from the network's answer to x_t."
+    "ε̂ from the network's output at x_t."
     return predictions[self.prediction].eps(out, x_t, *self._coefficients(t, x_t))
 
 # %% ../nbs/20_diffusion.ipynb #efd50a56
@@ -202,7 +202,7 @@ def step_pairs(
     n:int, # steps to take, 1 to T
     spacing='trailing', # one of `spacings`
 )->list: # n pairs (t, t_next), falling; the last t_next is −1
-    "The times a sampler visits, each with the time it goes to."
+    "Pairs of times: where each step of the sampler starts and ends."
     if spacing not in spacings:
         raise InputError(f'step_pairs: {spacing!r} is not a spacing; choose from {", ".join(spacings)}')
     if not 1 <= n <= T: raise InputError(f'step_pairs: {n} steps through a schedule of {T} times; take 1 to {T}')
@@ -306,7 +306,7 @@ def sample(
     seeds=None, # one a sample, for the noise of eta above 0; None: torch's own generator
     progress=False, # show a bar, from the third second on
 )->Tensor: # (B, …) x_0
-    "Walk from x_T to x_0."
+    "Sample: walk from x_T to x_0."
     _check_start(x_T, eta, seeds)
     if clip is not None and not isinstance(clip, (tuple, list)): clip = (-clip, clip)
     pairs, x = step_pairs(diffusion.schedule.steps, steps, spacing), x_T

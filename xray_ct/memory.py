@@ -67,7 +67,7 @@ class Vetted:
 # %% ../nbs/38_memory.ipynb #b6813a84
 @patch
 def stages(self:Vetted, most=12): # [(module, bytes of weights, bytes saved by it, total alive at most while in it)]
-    "The network in parts: whoever saves more than a third of it all is shown by its own parts."
+    "Memory by module; a module that saves more than a third of the total is split into its submodules."
     inside = lambda name, b: not name or b.path == name or b.path.startswith(name + '.')
     size = lambda name: sum(b.bytes for b in self.saved if inside(name, b))
     children = lambda name: [n for n in self.weights if n and n.rpartition('.')[0] == name
@@ -83,7 +83,7 @@ def stages(self:Vetted, most=12): # [(module, bytes of weights, bytes saved by i
 # %% ../nbs/38_memory.ipynb #47a189ac
 @patch
 def largest(self:Vetted, n=8): # [(bytes, count, shape, dtype, kind, module, line)]
-    "What fills the memory at the peak; equals of one line are counted together."
+    "The largest storages at the peak; equal ones of one line are counted together."
     groups = Counter((b.shape, b.dtype, b.kind, b.path, b.line, b.bytes) for b in self.at_peak)
     rows = sorted(((bytes*k, k, shape, dtype, kind, path, line)
                    for (shape, dtype, kind, path, line, bytes), k in groups.items()), reverse=True, key=lambda r: r[0])
@@ -91,7 +91,7 @@ def largest(self:Vetted, n=8): # [(bytes, count, shape, dtype, kind, module, lin
 
 # %% ../nbs/38_memory.ipynb #f464e522
 def _advice(found, run, inputs):
-    "What would make it fit: tried where it is a switch, computed where it is another problem to pose."
+    "Changes that would make it fit: options are tried, smaller problems are computed."
     p, out = found.plan, []
     switches = dict(bf16=dict(precision='bf16'), checkpointing=dict(checkpointing=True))
     left = [k for k, v in switches.items()
@@ -177,7 +177,7 @@ class Plan:
     device: str = 'cuda'
 
 def _prepare(model, tracker, plan): # → the optimizer
-    "All that is there before a step begins: what earlier steps have left."
+    "Allocate what exists before a step, and return the optimizer."
     for name, m in model.named_modules():
         for t in m.parameters(recurse=False): tracker.see(t, 'parameters', (name, ''))
         for t in m.buffers(recurse=False): tracker.see(t, 'buffers', (name, ''))
@@ -240,7 +240,7 @@ def vet(
     device='cuda', # 'cpu': chunks and types as they are there
     advise=True, # if it doesn't fit: try what would
 ): # a `Vetted`
-    "Run one step without data and say what it holds at its peak."
+    "Run one step without data and predict its peak memory."
     if precision not in ('float32', 'bf16'):
         raise InputError(f"vet: precision={precision!r}; there are 'float32' and 'bf16'")
     if not (optimizer is None or callable(optimizer) or optimizer in optimizers):

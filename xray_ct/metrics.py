@@ -275,14 +275,14 @@ def is_number(x): return isinstance(x, (int, float, np.number)) and not isinstan
 def headline(
     scores, # {key: value}
 ):
-    "The numbers that belong on a page; biases of tissues and per-slice variants stay in the report's table."
+    "The main scores; biases of tissues and per-slice variants stay in the report's table."
     return {k: v for k, v in scores.items() if is_number(v) and not {'bias', 'axial'} & set(k.split('_'))}
 
 def number(
     value, # anything
     key='', # gives the unit
 ):
-    "With the digits that mean something, and the unit."
+    "A value with its significant digits and unit."
     if not is_number(value): return str(value)
     if not math.isfinite(value): return 'not a number' if math.isnan(value) else ('∞' if value > 0 else '−∞')
     digits = {'dB': '.2f', 'HU': '.1f', 's': '.1f'}.get(

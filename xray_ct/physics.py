@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['scanner_kev', 'NOT_HU', 'attenuation', 'hu_to_mu', 'mu_to_hu', 'transmission', 'add_noise', 'render', 'relative_log',
-           'hu_doubts', 'check_hu']
+           'untagged_padding', 'hu_doubts', 'check_hu']
 
-# %% ../nbs/06_physics.ipynb #059fba96
+# %% ../nbs/06_physics.ipynb #eb889233
 import math
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from .files import InputError
 from .geometry import Geometry
 from .projector import Projector
-from .volume import Volume
+from .volume import AIR, Volume
 
 # %% ../nbs/06_physics.ipynb #5cacd4fd
 # NIST X-Ray Mass Attenuation Coefficients (Hubbell and Seltzer, NISTIR 5632), μ/ρ in cm²/g
@@ -151,45 +151,88 @@ def relative_log(
                    'its line integrals are unknown')
     return np.where(inside, ((x - low)/(high - low)).clip(0, 1), 0).astype(np.float32)
 
-# %% ../nbs/06_physics.ipynb #37aba568
+# %% ../nbs/06_physics.ipynb #91f50270
 NOT_HU = 'so they are not HU (air is −1000)'
+
+def _out_of_range(low, high):
+    "Why values from `low` to `high` cannot be HU, or ''."
+    run = f'its values run from {low:g} to {high:g}'
+    if high > 6e4 and low > -5e3:
+        return (f'{run}, {NOT_HU}: signed voxels that are marked as unsigned? '
+                'Correct that mark (PixelRepresentation, or the type in the header) or export it again')
+    if low < -1e5 or high > 4e4:
+        return f'{run}, so they are not HU (air is −1000, metal below 40000); convert it to HU'
+    if low >= 0:
+        return (f'{run}, {NOT_HU}; convert it to HU (was an offset of 1000 or 1024 left out?), '
+                'or give the CT and not a mask')
+    return f'{run}, so they are not HU, or all of it is air; convert it to HU' if high - low < 100 else ''
+
+# %% ../nbs/06_physics.ipynb #47209b2b
+def _sides(vol):
+    "(D, n) sample of the voxels along the four sides of each slice."
+    rows, columns = (slice(None, None, max(1, n//20)) for n in vol.shape[1:])
+    ends = [0, -1]
+    parts = vol.array[:, ends][..., columns], vol.array[:, rows][..., ends]
+    return np.concatenate([a.reshape(len(a), -1) for a in parts], 1)
+
+def _masked(sides, low, high):
+    "Why the sides cannot be what surrounds a patient, or ''."
+    values, counts = np.unique(sides[sides > -850], return_counts=True)
+    if not len(values): return ''
+    value, share = float(values[counts.argmax()]), counts.max()/sides.size
+    if share < (.25 if value in (0, low, high) else .5): return ''
+    return (f'{share:.0%} of its sides are {value:g} HU, where air is −1000: it was masked, or clipped to a window. '
+            'Set what lies outside the patient to −1000, or give the CT as it was before')
+
+# %% ../nbs/06_physics.ipynb #4fb59b15
+def _odd_slice(vol, sides):
+    "Why a slice cannot belong to the ones beside it, or ''."
+    edge = np.median(sides, 1)
+    near_air = np.convolve(edge < -900, (1, 0, 1), 'same') > 0  # a neighbour's sides are air
+    step = [slice(None, None, max(1, n//64)) for n in vol.shape[1:]]
+    for k in np.flatnonzero((edge > -500) & near_air):
+        if vol.array[k][tuple(step)].min() < -900: continue
+        z = vol.affine[2] @ [k, 0, 0, 1]
+        return (f'the slice at z = {z:.1f} mm has nothing near −1000 HU, which is air, though the one beside it has: '
+                'it is blank, or its rescale is wrong (RescaleIntercept). Correct it, or take it out')
+    return ''
+
+# %% ../nbs/06_physics.ipynb #bede5782
+def untagged_padding(
+    vol, # `Volume`
+)->float|None: # HU, thinner than air; None where there is none
+    "The lowest value, where it is below −1100 HU and fills a quarter of the sides: no tag says that it is no picture."
+    low = vol.range[0]
+    return low if low < -1100 and (_sides(vol) == low).mean() > .25 else None
 
 def hu_doubts(
     vol, # `Volume`
 ): # why it cannot be in HU ('' where it can); list of why it may not be
     "Judge the values of a CT."
     low, high = vol.range
-    run = f'its values run from {low:g} to {high:g}'
-    if high > 6e4 and low > -5e3:
-        return (f'{run}, {NOT_HU}: signed voxels that are marked as unsigned? '
-                'Correct that mark (PixelRepresentation, or the type in the header) or export it again'), []
-    if low < -1e5 or high > 4e4:
-        return f'{run}, so they are not HU (air is −1000, metal below 40000); convert it to HU', []
-    if low >= 0:
-        return (f'{run}, {NOT_HU}; convert it to HU (was an offset of 1000 or 1024 left out?), '
-                'or give the CT and not a mask'), []
-    if high - low < 100: return f'{run}, so they are not HU, or all of it is air; convert it to HU', []
-    every = tuple(slice(None, None, max(1, n//20)) for n in vol.shape)
-    inside, ends = vol.array[every].ravel(), [0, -1]
-    sides = np.concatenate([vol.array[every[0], ends][..., every[2]].ravel(),
-                            vol.array[every[0], every[1]][..., ends].ravel()])
-    notes, edge = [], float(np.median(sides))
-    same = float((sides == edge).mean()) if edge > -850 else 0.
-    if same >= .5:
-        return (f'{same:.0%} of its sides are {edge:g} HU, where air is −1000: it was masked, or clipped to a window. '
-                'Set what lies outside the patient to −1000, or give the CT as it was before'), []
-    matter = inside[inside > -900]
-    if len(matter) > 100 and np.quantile(matter, .001) > -300 and (matter > 500).mean() > .3:
-        return (f'{(matter > 500).mean():.0%} of what is not air is above 500 HU, and nothing is fat or lung, '
+    if why := _out_of_range(low, high): return why, []
+    inside = vol.array[tuple(slice(None, None, max(1, n//20)) for n in vol.shape)].ravel()
+    sides = _sides(vol)
+    if why := _masked(sides, low, high) or _odd_slice(vol, sides): return why, []
+    matter, tissue = inside[inside > -900], abs(inside) < 250
+    bone = float((matter > 500).mean()) if len(matter) > 100 else 0.
+    if bone > .5 or bone > .3 and np.quantile(matter, .001) > -300:
+        return (f'{bone:.0%} of what is not air is above 500 HU, more than any bone, '
                 'so its values are not HU: was an offset of 1000 or 1024 left out? Convert it to HU'), []
+    edge, padding = float(np.median(sides)), untagged_padding(vol)
+    if edge < -1100 and (edge < -1300 and padding is None or tissue.sum() < .02*(inside > edge + 100).sum()):
+        return (f'its sides are about {edge:.0f} HU, where air is −1000, so its values are not HU: '
+                'was an offset of 1024 subtracted twice, or a factor left out? Convert it to HU'), []
+    if edge < -1100 and padding is None:
+        return '', [f'its sides are about {edge:.0f} HU, where air is −1000: is it in HU?']
     if low > -900:
-        notes.append(f'nothing in it is near −1000 HU, which is air (its values run from {low:g} to {high:g}): '
-                     'cropped to the inside of the body, masked, clipped to a window, or not in HU?')
-    elif ((inside > -250) & (inside < 250)).mean() < .001:
-        notes.append('hardly anything in it is from −250 to 250 HU, where soft tissue is: is it in HU?')
-    return '', notes
+        return '', [f'nothing in it is near −1000 HU, which is air (its values run from {low:g} to {high:g}): '
+                    'cropped to the inside of the body, masked, clipped to a window, or not in HU?']
+    if tissue.mean() < .001:
+        return '', ['hardly anything in it is from −250 to 250 HU, where soft tissue is: is it in HU?']
+    return '', []
 
-# %% ../nbs/06_physics.ipynb #c62a5d88
+# %% ../nbs/06_physics.ipynb #c072ef4d
 def check_hu(
     vol:Volume,
     path, # for the messages
@@ -197,9 +240,14 @@ def check_hu(
     "Refuse what can be no patient in HU on a grid in mm."
     refused, doubts = hu_doubts(vol)
     if refused: raise InputError(f'{path}: {refused}')
-    if sorted(vol.extent)[1] < 2 or max(vol.extent) > 1e4:
-        size = ' × '.join(f'{e:.3g}' for e in vol.extent)
+    size, across = ' × '.join(f'{e:.3g}' for e in vol.extent), sorted(vol.extent)[1]
+    if across < 2 or max(vol.extent) > 1e4:
         raise InputError(f'{path}: is {size} mm large, which no CT is; is its spacing in mm? Correct its header or '
                          'export it again')
+    if across < 50: doubts.append(f'it is {size} mm large, smaller than a patient: is its spacing in mm?')
+    if (padding := untagged_padding(vol)) is not None:
+        doubts.append(f'its lowest value, {padding:g} HU, fills its sides and is thinner than air, though no tag calls '
+                      'it padding: it is taken for air')
+        vol = Volume(np.where(vol.array == padding, AIR, vol.array), affine=vol.affine, meta=vol.meta)
     if doubts: vol.meta['assumed'] = vol.meta.get('assumed', []) + doubts
     return vol

@@ -204,7 +204,7 @@ def has_lungs(
 side_letters = {'ap': 'RL', 'pa': 'RL', 'lat': 'AP', 'rlat': 'PA'}
 
 def missing(ax, text):
-    "Say what isn't there, quietly."
+    "Label a missing panel."
     ax.set_axis_off()
     text = '\n'.join('\n'.join(textwrap.wrap(line, 26)) for line in text.splitlines())
     ax.text(.5, .5, text, transform=ax.transAxes, ha='center', va='center', color=faint, fontsize=9)

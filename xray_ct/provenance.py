@@ -52,7 +52,7 @@ def provenance(
     command=None, # what was typed; the running program's arguments by default
     **more, # anything else worth keeping
 ) -> dict:
-    "Everything needed to do a run again, and nothing about who ran it."
+    "Everything needed to repeat a run, and nothing about who ran it."
     home = str(Path.home())
     command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]) if command is None else command
     return {'made': datetime.now(timezone.utc).strftime('%Y-%m-%d %H:%M UTC'), 'command': command.replace(home, '~')

@@ -178,7 +178,7 @@ def agrees(
 # %% ../nbs/25_thickness.ipynb #1c0afadf
 @dataclass(frozen=True)
 class Thickness:
-    "The slab thickness to use, where it is from, and what speaks against it."
+    "The slab thickness to use, its source, and warnings."
     mm: float
     source: str # in words
     width: SliceWidth # measured

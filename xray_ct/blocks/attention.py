@@ -38,11 +38,11 @@ def _divides(
                          'choose a width that is a multiple of it.')
 
 class Attention(nn.Module):
-    "Attention of tokens to one another, or to the tokens of something else (`context` channels)."
+    "Self-attention, or cross-attention to other tokens (`context` channels)."
     def __init__(self,
         dim:int,       # channels of the tokens
         heads:int,     # parallel slices of the channels
-        context:int=0, # channels of the tokens that are asked; 0: they ask one another
+        context:int=0, # channels of the tokens to attend to; 0: self-attention
     ):
         super().__init__()
         _divides(heads, dim, 'Attention heads')
@@ -52,7 +52,7 @@ class Attention(nn.Module):
     def forward(self,
         x:Tensor,           # (B, N, dim)
         shape=None,         # of the token grid: it makes no difference here, to some variants it does
-        tokens:Tensor=None, # (B, M, context) what is asked
+        tokens:Tensor=None, # (B, M, context) tokens to attend to
     )->Tensor: # (B, N, dim)
         if bool(self.context) != (tokens is not None):
             raise InputError(f'Attention: made with context={self.context}, '
@@ -184,7 +184,7 @@ class Modulated(nn.Module):
 def mlp(dim, ratio=4): return nn.Sequential(nn.Linear(dim, ratio*dim), nn.GELU('tanh'), nn.Linear(ratio*dim, dim))
 
 class AttentionLayer(nn.Module):
-    "The voxels ask one another, then the X-rays."
+    "Self-attention of the voxel tokens, then cross-attention to the X-ray tokens."
     def __init__(self, dim, heads, cond=0, context=0, attention=Attention):
         super().__init__()
         self.voxels = Modulated(dim, attention(dim, heads), cond)

@@ -126,7 +126,7 @@ class HybridCNNViTFusion(nn.Module):
 # %% ../../nbs/36_cnn.ipynb #f966ad45
 @patch
 def read(self:HybridCNNViTFusion, cnn, vit)->Tensor: # (B, C, D', H', W') on the ViT's grid
-    "What the CNN's tokens find among the ViT's."
+    "Cross-attention of the CNN's tokens to the ViT's."
     shape = vit.shape[2:]
     queries = self.norm_cnn(to_tokens(F.adaptive_avg_pool3d(cnn, shape)))
     return to_grid(self.attention(queries, tokens=self.norm_vit(to_tokens(vit))), shape)

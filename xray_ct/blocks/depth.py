@@ -268,7 +268,7 @@ class CascadedDepthLifting(nn.Module):
 # %% ../../nbs/34_depth.ipynb #5ba959c3
 @patch
 def log_density(self:CascadedDepthLifting, features, previous=None)->Tensor: # (B, V, D, H, W)
-    "What picture and previous volume say of every voxel's weight, before it is normalised."
+    "Log weight of every voxel from the picture and the previous volume, before normalisation."
     a = self.lift(self.weigh.coefficients(features)).float()                                  # (B, V, basis, D, H, W)
     k = torch.arange(1, self.weigh.basis+1, device=a.device)[:, None, None, None]
     out = (a*math.sqrt(2)*torch.cos(math.pi*k*self.lift.along[:, None])).sum(2)

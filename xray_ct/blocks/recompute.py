@@ -34,7 +34,7 @@ def checkpoint_blocks(
 
 # %% ../../nbs/31_recompute.ipynb #8e73d666
 def blocks_of(model): # → name: module
-    "The outermost elements of lists that do more than one thing with their parameters."
+    "The outermost elements of module lists with more than one layer that has parameters."
     named = {n: m for n, m in model.named_modules() if n}
     listed = lambda n: isinstance(named.get(n.rpartition('.')[0]), (nn.ModuleList, nn.Sequential))
     hits = [n for n, m in named.items() if listed(n) and not isinstance(m, nn.ModuleList)

@@ -50,7 +50,7 @@ class VAEConfig:
 
 # %% ../../nbs/37_vae.ipynb #864d3505
 def _check_sizes(c):
-    "What no network can be made of."
+    "Refuse sizes of which no network can be made."
     if not c.channels or min(*c.channels, c.groups, c.latent_channels, c.levels, c.splits) < 1:
         sizes = ', '.join(f'{k}={getattr(c, k)}' for k in ('channels', 'groups', 'latent_channels', 'levels', 'splits'))
         raise InputError(f'VAEConfig: {sizes}: at least 1 is needed of each')
@@ -63,7 +63,7 @@ def _check_sizes(c):
                          f'groups={math.gcd(*c.channels)} divides all of {c.channels}')
 
 def _check_windows(c):
-    "Windows that would not join at whole latents, or could not be cut into pieces."
+    "Refuse windows that do not meet at whole latents or cannot be split."
     if len(c.window) != 3 or min(c.window) < 1 or c.split_axis not in (0, 1, 2):
         raise InputError(f'VAEConfig: window={c.window}, split_axis={c.split_axis}; '
                          'a volume has three sides of at least one voxel, and axes 0, 1 and 2')
@@ -239,7 +239,7 @@ def decode(self:MaisiVAE,
 # %% ../../nbs/37_vae.ipynb #19e4bdda
 @patch
 def reconstruct(self:MaisiVAE, hu, progress=False)->Tensor: # (B, 1, D, H, W) HU
-    "There and back: the ceiling of whatever is made of these latents."
+    "Encode and decode: the upper bound of results in these latents."
     return self.decode(self.encode(hu, progress), hu.shape[2:], progress)
 
 @patch
@@ -314,7 +314,7 @@ def random_crop(
     crop, # (d, h, w)
     rng,  # numpy's generator
 )->Tensor: # (…, d, h, w), whole axes where they are shorter
-    "A part of a volume, anywhere in it."
+    "A random crop of a volume."
     at = [int(rng.integers(max(n - c, 0) + 1)) for n, c in zip(hu.shape[-3:], crop)]
     return hu[(..., *[slice(a, a + c) for a, c in zip(at, crop)])]
 

@@ -42,7 +42,7 @@ def stack_affine(
     A[:3, 3] = positions[0]
     return A
 
-# %% ../../nbs/12_dicom.ipynb #b4f4f68d
+# %% ../../nbs/12_dicom.ipynb #a7cf4c2c
 def _listing(groups):
     def line(uid, s):
         what, size = s.description or '(no description)', f'{s.shape[0]}×{s.shape[1]}'
@@ -50,8 +50,10 @@ def _listing(groups):
     return '\n'.join(line(uid, slices[0]) for uid, slices in groups.items())
 
 def _stackable(slices):
-    "Do they lie at two places at least?"
-    return len({s.position for s in slices if s.position and s.orientation and s.pixel}) > 1
+    "Do two of one orientation lie at different places?"
+    places = {(tuple(round(x, 2) for x in s.orientation), s.position)
+              for s in slices if s.position and s.orientation and s.pixel}
+    return max(Counter(turn for turn, _ in places).values(), default=0) > 1
 
 def _asked_for(path, series, *ways): # ways: dicts of series, the first in which it is found counts
     for groups in ways:
@@ -220,7 +222,7 @@ def read_pixels(
     values, padded = stored
     return to_hu(values, padded, s.rescale, out)
 
-# %% ../../nbs/12_dicom.ipynb #64eea14d
+# %% ../../nbs/12_dicom.ipynb #1910e990
 def _decoded(s):
     with warnings.catch_warnings(), s.open() as f:
         warnings.simplefilter('ignore')
@@ -230,7 +232,7 @@ def _decoded(s):
         if 'PixelRepresentation' not in ds:
             raise InputError(f'{s.name}: does not say whether its voxels are signed (no PixelRepresentation); export '
                              'it again')
-        usual = dict(SamplesPerPixel=1, PhotometricInterpretation='MONOCHROME2', BitsStored=ds.BitsAllocated)
+        usual = dict(SamplesPerPixel=1, PhotometricInterpretation='MONOCHROME2', BitsStored=ds.get('BitsAllocated', ''))
         for key, value in usual.items():
             if key not in ds: setattr(ds, key, value)
         return stored_values(ds, s.name)
@@ -313,13 +315,16 @@ def _read_dicom(path, series):
 
 def _slices(files): return [t for n, o in files.items() if (s := parse(n, o)) for t in s.inside or (s,)]
 
-# %% ../../nbs/12_dicom.ipynb #e24096d0
+# %% ../../nbs/12_dicom.ipynb #3c5f694e
 def _no_image(path, files):
     "Why there is nothing to read."
     volumes = [n for n in files if n.lower().endswith(FORMATS)]
     hint = f'give a folder or ZIP of DICOM slices, or a file ending in {", ".join(FORMATS)}'
     if volumes: hint = f'give the file itself, such as {Path(volumes[0]).name}'
+    packed = any(n.lower().endswith('.gz') for n in files) and not volumes
+    if packed: hint = 'what ends in .gz is packed: unpack it first (gunzip)'
     if not (path.is_file() and len(files) == 1): return f'{path}: no DICOM image among its {len(files)} files; {hint}'
+    if packed: return f'{path}: is no DICOM file; {hint}'
     try:
         with open(path, 'rb') as f:
             kind = getattr(read_dataset(f, [0x00080016], pixels=False).file_meta.get('MediaStorageSOPClassUID'),

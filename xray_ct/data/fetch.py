@@ -60,10 +60,10 @@ def recipe(
 TRIES = 6 # of one request, before it is given up
 
 class _Again(Exception):
-    "A fault that time may mend; its argument is the server's wish in seconds, or None."
+    "A temporary fault; its argument is the pause that the server asks for, in seconds, or None."
 
 def _answer(session, url, headers, timeout):
-    "The open answer of one GET; `_Again` for what time may mend, `InputError` for what it does not."
+    "The open response of one GET; `_Again` for temporary faults, `InputError` for permanent ones."
     import requests
     try: r = session.get(url, headers=headers, stream=True, timeout=timeout)
     except (requests.ConnectionError, requests.Timeout): raise _Again(None) from None
@@ -96,7 +96,7 @@ def download(
     pause=1., # s, for `persist`
     progress=lambda n: None, # gets the bytes that arrived, negative where a part was thrown away
 ):
-    "Fill `part` up to its end; a cut connection is taken up where it broke."
+    "Complete `part`; an interrupted download continues where it stopped."
     import requests
     tag_file = part.with_name(part.name + '.tag')
     def attempt():
@@ -188,7 +188,7 @@ def list_series(
     patients=None, # at most so many; None: all
     pause=1., timeout=60.,
 )->list: # of dictionaries, one a series: the one with the most slices of each patient
-    "What of a collection is worth loading."
+    "The series of a collection to download."
     url = f'{base}/getSeries?Collection={r.collection}&Modality={r.modality}&format=json'
     def ask():
         with _answer(session, url, {}, timeout) as answer:

@@ -26,7 +26,7 @@ def _stream(seed, organ): # seed: int or tuple of ints
 
 @dataclass(frozen=True)
 class Patient:
-    "What makes one synthetic patient differ from another."
+    "The numbers that define a synthetic patient."
     seed: object # int or tuple of ints
     width: float # factors of the average adult: left to right
     depth: float # front to back
@@ -48,7 +48,7 @@ class Patient:
 
 # %% ../../nbs/15_phantom.ipynb #22d0006d
 def draw_patient(seed) -> Patient: # int or tuple of ints
-    "Draw a patient: a few common factors, and much that is the patient's own."
+    "Draw a patient: a few common factors and many independent numbers."
     g = _stream(seed, 0)
     n = lambda scale=1., size=None: scale*np.clip(g.standard_normal(size), -2.2, 2.2)
     size, girth, breath = n(), n(), n()
@@ -174,7 +174,7 @@ def vessel_tree(f:Frame, lung, side, branches=8, generations=5): # → Tubes fro
 
 # %% ../../nbs/15_phantom.ipynb #712753f2
 def findings(f:Frame): # → parts: nodules, and in some patients a consolidation or an effusion
-    "What is wrong with this patient. Drawn independently of everything else."
+    "Disease in the lungs, drawn independently of everything else."
     g, parts, both = _stream(f.p.seed, 1), [], lungs(f)
     def place(lung, inset): # a point inside the lung's loft
         low, high = lung.bounds()
@@ -203,7 +203,7 @@ def findings(f:Frame): # → parts: nodules, and in some patients a consolidatio
 
 # %% ../../nbs/15_phantom.ipynb #99bd0780
 def abdomen(f:Frame): # → parts: the two domes with liver, spleen and stomach
-    "What pushes up from below: liver under the right dome, stomach and spleen under the left."
+    "Organs below the diaphragm: liver under the right dome, stomach and spleen under the left."
     p, g, (right, left) = f.p, _stream(f.p.seed, 5), f.top
     inner, warm = f.cage_loft(8), 60 + .2*(p.blood - 45)
     dome = lambda side, top: Ellipsoid(tuple(f.point(side*62, 4, 0) + (0, 0, top - 80*f.h)), (76*f.w, 104*f.d, 80*f.h))

@@ -74,7 +74,7 @@ class Slabs:
         return other
 
     def hidden(self, x:Tensor)->Tensor: # (..., n, W) → the same
-        "x − S⁺Sx: the part of x that the slabs don't see."
+        "x − S⁺Sx: the component of x in the null space of S."
         return x - self.pinv @ (self.S @ x)
 
 # %% ../../nbs/18_plane.ipynb #63d35fa8

@@ -68,7 +68,7 @@ def _coded_view(ds):
         view = _codes.get(str(code.get('CodeValue', ''))) or next((v for w, v in _words.items() if w in words), None)
         if view: return view
 
-# %% ../../nbs/13_radiograph.ipynb #cedd0b70
+# %% ../../nbs/13_radiograph.ipynb #6c26643c
 def _angle_view(ds, assumed):
     "The view at which a C-arm stood, or None."
     angle = tag_number(ds, 'PositionerPrimaryAngle')
@@ -84,6 +84,7 @@ def _angle_view(ds, assumed):
 def _check_angles(ds, view, named, assumed):
     "Say, or refuse, what the angles of a C-arm add to the view."
     tilt, angle = tag_number(ds, 'PositionerSecondaryAngle') or 0, tag_number(ds, 'PositionerPrimaryAngle')
+    tilt = (tilt + 180) % 360 - 180
     known = {'pa': 0, 'lat': 90, 'rlat': -90, 'ap': 180}.get(view)
     if tilt and not (tilt == -1 and not _is_carm(ds)):
         end = 'head' if tilt > 0 else 'feet'
@@ -221,7 +222,16 @@ def check_radiograph(path, ds): # pydicom dataset
     if min(ds.Rows, ds.Columns) < 8:
         raise InputError(f'{path}: has only {ds.Rows}×{ds.Columns} pixels; give the original CR or DX image')
 
-# %% ../../nbs/13_radiograph.ipynb #9576b992
+# %% ../../nbs/13_radiograph.ipynb #14a3d124
+def _check_size(ds, key, values):
+    "Refuse what would make a picture or a distance that no machine has: its unit is another."
+    if key.endswith('Spacing'): values = [n*v for n, v in zip((ds.Rows, ds.Columns), values)]
+    elif not key.startswith('Distance'): return
+    if 5 < min(values) and max(values) < 1e4: return
+    size = ' × '.join(f'{v:.3g}' for v in values)
+    raise InputError(f'by its {key} ({str(ds[key].value)[:60]}) it is {size} mm, which no machine has; is it in mm? '
+                     'Correct the tag, or export it again')
+
 def check_lengths(ds, assumed): # pydicom dataset, from which unknown ones are removed; list that gets a sentence
     "Optional distances and pixel sizes: 0 and −1 mean unknown; what is no length is refused."
     for key, n in LENGTHS.items():
@@ -230,7 +240,9 @@ def check_lengths(ds, assumed): # pydicom dataset, from which unknown ones are r
         except (TypeError, ValueError): values = ()
         if len(values) != n or not all(v < 1e5 and (v > 0 or v in (0, -1)) for v in values):
             raise InputError(f'its {key} is nonsense ({str(ds[key].value)[:60]}). Correct the tag, or export it again')
-        if min(values) > 0: continue
+        if min(values) > 0:
+            _check_size(ds, key, values)
+            continue
         assumed.append(f'{key} is {"/".join(f"{v:g}" for v in values)}: taken as unknown')
         del ds[key]
     sdd, spd = tag_number(ds, 'DistanceSourceToDetector'), tag_number(ds, 'DistanceSourceToPatient')
@@ -263,7 +275,7 @@ def _pixel(tags, assumed): # plain tags, list that gets a sentence
     if spacing: assumed.append('PixelSpacing is taken for the pixel at the detector')
     return spacing, 'detector'
 
-# %% ../../nbs/13_radiograph.ipynb #ea8a09be
+# %% ../../nbs/13_radiograph.ipynb #9df75653
 def _grey(ds, stored, inside, assumed):
     "(h, w) float32 of stored values: line integrals, or relative attenuation; and which of the two."
     x, falls = modality_values(ds, stored)
@@ -274,6 +286,7 @@ def _grey(ds, stored, inside, assumed):
     more = polarity(ds, stored, inside, falls, voi_falls(ds, part), assumed)
     relation = str(ds.get('PixelIntensityRelationship') or '').upper()
     if relation == 'LIN':  # it speaks of stored values, too
+        if stored[inside].min() < 0: stored, more = x, more != falls  # an intensity is not: the rescale makes one
         x = relative_log(stored, relation, more, assumed, inside, (1 << _bits(ds)) - 1)
     else: x = relative_log(x, relation, more != falls, assumed, inside)
     if _bits(ds) <= 8: assumed.append('8 bits: at most 256 levels of grey')

@@ -117,7 +117,7 @@ class Phantom:
 # %% ../../nbs/08_shapes.ipynb #72117b9f
 @dataclass(frozen=True)
 class Part:
-    "A shape and what it is made of."
+    "A shape and its HU."
     shape: object # anything with bounds() and coverage(x, y, z, edge)
     value: float # HU at the origin
     slope: tuple = (0., 0., 0.) # HU per mm along x, y, z
@@ -134,7 +134,7 @@ def paint(
     center=(0., 0., 0.), # LPS mm of the grid's centre
     background=-1000., # HU
 ): # (D, H, W) float32
-    "Cover a grid with parts, each over the ones before."
+    "Paint parts onto a grid, each over the previous ones."
     axes, edge = _axes(shape, spacing, center), float(np.prod(spacing)**(1/3))
     image = np.full(shape, background, np.float32)
     for p in parts:
@@ -185,7 +185,7 @@ class Tubes:
 
 # %% ../../nbs/08_shapes.ipynb #a85210da
 class Loft:
-    "A stack of superellipses along z; what is given at a few heights is joined smoothly."
+    "A stack of superellipses along z, smooth between the given heights."
     def __init__(self,
         z, # heights, ascending, mm
         a, # half-width along x at each height, mm
@@ -223,7 +223,7 @@ class Loft:
 # %% ../../nbs/08_shapes.ipynb #d2ed81e9
 @dataclass(frozen=True)
 class Within:
-    "What two shapes share."
+    "The intersection of two shapes."
     first: object
     second: object
     def bounds(self):
