@@ -39,6 +39,7 @@ def check_training(
     settings = key_values(set_)
     if (epochs > 0) == (minutes > 0): raise InputError('--minutes, --epochs: give one of the two, above 0')
     check_at_least('--processes', processes, 1)
+    if cts.is_file(): raise InputError(f'{cts}: is a file; give the folder of CTs that holds it')
     if not cts.is_dir(): raise InputError(f'{cts}: no such folder; check the name')
     check_places(out, [cts])
     if out.is_dir() and not (out/'run.json').is_file():
@@ -150,6 +151,7 @@ def preprocess(
     from xray_ct.files import InputError
     i, n = _share(shard)
     check_at_least('--processes', processes, 1)
+    if cts.is_file(): raise InputError(f'{cts}: is a file; give the folder of CTs that holds it')
     if not cts.is_dir(): raise InputError(f'{cts}: no such folder; check the name')
     check_places(cache, [cts])
     from xray_ct.data.cohort import CohortConfig, cache_files, find_cases, prepare_case, prepare_cases
