@@ -464,7 +464,9 @@ def test_cohorts(cts, top):
     rows = {'size': (8, {}), 'spacing': (15., {}), 'xrays': ('grid', {}), 'views': (('pa', 'lat'), {}),
             'sdd': (1900., {}), 'sid': (1400., {}), 'det': (24, {}), 'kev': (80., {}), 'max_patients': (4, {}),
             'rotate': (0., {}), 'scale': (0., {}), 'shift': (0., {}), 'flip': (True, {}), 'gain': (.2, {}),
-            'photons': (1e4, {}), 'jitter': (.02, {}),
+            'photons': (1e4, {}), 'jitter': (.02, {}), 'turn': (9., {}), 'spectrum': (.9, {}),
+            'scatter': (2., dict(photons=1e5)), 'exposure': (2., dict(photons=1e4)), 'edges': (2., {}),
+            'curve': (1., {}), 'blades': (.3, {}), 'marker': (.9, {}),
             'paired_white': (3., pictures), 'vertical_flip': (True, pictures)}
     test_fields('CohortConfig', [f.name for f in fields(CohortConfig)], rows, seen)
     def pairs(**kw):
