@@ -167,6 +167,8 @@ def command_tables(top):
         'truth': (f'--truth {ct}', 'save.truth', f'read {ct}'),
         'consistency': ('--no-consistency', 'reconstruct.consistency', False),
         'force': ('--force', 'reconstruct.refuse', False),
+        'known_slices': (f'--known-slices {cts}', 'reconstruct.known_slices', cts),
+        'prior': (f'--prior {ct}', 'reconstruct.prior', ct),
         'model': own_file, 'overwrite': (again, 'save.folder', staged_earlier)})
     usable = lambda *a, **kw: importlib.import_module('xray_ct.check').Check([], [])
     spies = dict(cli_check__check_pictures=usable, check__save_check=None)

@@ -94,7 +94,7 @@ def harden(
         parts.append(math.log(max(share/2, 1e-9)) - (s*water + (b - s)*bone))
     return -torch.logsumexp(torch.stack(parts), 0)
 
-# %% ../nbs/06_physics.ipynb #27c6e9e9
+# %% ../nbs/06_physics.ipynb #0c473381
 def _blur(
     pictures, # (B, V, h, w)
     sigma,    # pixels
@@ -120,7 +120,8 @@ def add_noise(
     S = scatter·G∗(p·e⁻ᵖ)/2 has the forward-scatter shape of Ohnesorge et al. (Eur. Radiol. 9, 1999) with a wide
     Gaussian G: a heuristic, not a simulation."""
     expected = torch.exp(-lines)
-    if scatter: expected = expected + .5*scatter*_blur(lines*expected, sigma=lines.shape[-1]/16)
+    # a tube that gives more than was thought makes negative lines in air: they scatter nothing
+    if scatter: expected = expected + .5*scatter*_blur(lines.clamp(min=0)*expected, sigma=lines.shape[-1]/16)
     counts = torch.poisson(photons*expected, generator=generator)
     if electronic:
         counts = counts + electronic*torch.randn(
