@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['KNOTS', 'AIR_GREY', 'SCALES', 'rising', 'zero_of', 'curves_of', 'line_integrals']
 
-# %% ../nbs/69_response.ipynb #f129a5ff
+# %% ../nbs/69_response.ipynb #5c7a32fb
 from pathlib import Path
 import numpy as np
 import torch
-from torch import Tensor
+from torch.nn import functional as F
 from .check import respond
 from .data.drr import onto_detector
 from .data.radiograph import view_name
@@ -33,7 +33,7 @@ def rising(
     rise, _ = nnls(gram + 1e-6*np.trace(gram)*np.eye(len(gram)), steps.T @ lines)
     return knots, np.r_[0., np.cumsum(rise)]
 
-# %% ../nbs/69_response.ipynb #5fae2eb2
+# %% ../nbs/69_response.ipynb #6b862156
 SCALES = (-.45, -.3, -.15, 0., .15, .3, .45, .6), (-.1, 0., .1) # logarithms that are tried, coarse and fine
 
 def zero_of(
@@ -56,7 +56,9 @@ def curves_of(
     first, # (V, h, w) line integrals, the first guess
 )->tuple: # list of (knots, curve), one a view; logarithm of how far the scale was moved
     "Curves under which the volume that the model makes of the pictures projects onto them."
-    free, kev, body = ~np.asarray(known)[:, None, None], model.config.kev, covered & (grey > AIR_GREY)
+    free, kev = ~np.asarray(known)[:, None, None], model.config.kev
+    # the body and a rim, into which a coarse volume's projection spills: without it the scale comes out too low
+    body = covered & (F.max_pool2d(torch.from_numpy((grey > AIR_GREY).astype(np.float32))[None], 7, 1, 3)[0].numpy() > 0)
     def projected(x):
         volume = Window.named('full').inverse(model(torch.from_numpy(x)[None]).float().clamp(-1, 1))
         return model.projector(hu_to_mu(volume, kev))[0].numpy()
