@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['KNOTS', 'AIR_GREY', 'SCALES', 'rising', 'zero_of', 'curves_of', 'line_integrals']
 
-# %% ../nbs/69_response.ipynb #5c7a32fb
+# %% ../nbs/69_response.ipynb #1b6bcdc0
 from pathlib import Path
 import numpy as np
 import torch
-from torch.nn import functional as F
 from .check import respond
 from .data.drr import onto_detector
 from .data.radiograph import view_name
@@ -33,7 +32,7 @@ def rising(
     rise, _ = nnls(gram + 1e-6*np.trace(gram)*np.eye(len(gram)), steps.T @ lines)
     return knots, np.r_[0., np.cumsum(rise)]
 
-# %% ../nbs/69_response.ipynb #6b862156
+# %% ../nbs/69_response.ipynb #88a18bad
 SCALES = (-.45, -.3, -.15, 0., .15, .3, .45, .6), (-.1, 0., .1) # logarithms that are tried, coarse and fine
 
 def zero_of(
@@ -57,8 +56,6 @@ def curves_of(
 )->tuple: # list of (knots, curve), one a view; logarithm of how far the scale was moved
     "Curves under which the volume that the model makes of the pictures projects onto them."
     free, kev = ~np.asarray(known)[:, None, None], model.config.kev
-    # the body and a rim, into which a coarse volume's projection spills: without it the scale comes out too low
-    body = covered & (F.max_pool2d(torch.from_numpy((grey > AIR_GREY).astype(np.float32))[None], 7, 1, 3)[0].numpy() > 0)
     def projected(x):
         volume = Window.named('full').inverse(model(torch.from_numpy(x)[None]).float().clamp(-1, 1))
         return model.projector(hu_to_mu(volume, kev))[0].numpy()
@@ -71,12 +68,12 @@ def curves_of(
         curves, x = bent(x, projected(x))
         if any(known): continue # the other view holds the scale
         tried = [(x*np.exp(s)).astype(np.float32) for s in scales]
-        s = zero_of(scales, [np.log(projected(t)[body].sum()/t[body].sum()) for t in tried])
+        s = zero_of(scales, [np.log(projected(t)[covered].sum()/t[covered].sum()) for t in tried])
         x, moved = (x*np.exp(s)).astype(np.float32), moved + s
     p = projected(x)
     curves, new = bent(x, p)
     if not any(known): # the shape of the last round, the scale that was found
-        curves = [(k, c*float(x[body].sum()/new[body].sum())) for k, c in curves]
+        curves = [(k, c*float(x[covered].sum()/new[covered].sum())) for k, c in curves]
     return curves, moved
 
 # %% ../nbs/69_response.ipynb #3b71aac2
