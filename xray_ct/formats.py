@@ -7,13 +7,13 @@ __all__ = ['VOXELS', 'NIFTI', 'DTYPES', 'UNITS_IN_MM', 'SPACES', 'LENGTHS', 'FOR
            'nifti_header', 'qform', 'nifti_affine', 'read_nifti', 'check_header', 'check_packed', 'place_of',
            'read_voxels']
 
-# %% ../nbs/02_formats.ipynb #8e7b69e9
+# %% ../nbs/02_formats.ipynb #c2451e49
 import gzip, math, os, struct
 from itertools import permutations
 from pathlib import Path
 import numpy as np
 from isal import igzip, isal_zlib
-from .files import InputError, check_file
+from .files import InputError, check_file, quiet
 
 # %% ../nbs/02_formats.ipynb #8e3b95eb
 def centered_affine(
@@ -197,7 +197,7 @@ def _mha_fields(path, head):
     pairs = (l.partition('=') for l in head[:end].decode('utf-8', 'replace').splitlines())
     return end, {k.strip(): v.strip() for k, _, v in pairs}
 
-# %% ../nbs/02_formats.ipynb #a8eddb69
+# %% ../nbs/02_formats.ipynb #e8ee9a16
 def check_header(
     path:Path, # NRRD, MHA or MHD
 ): # (where the packed voxels begin, or None where they are not packed; the file that holds them; the header's fields)
@@ -206,9 +206,15 @@ def check_header(
     if path.name.lower().endswith('.nrrd'):
         end, fields = _nrrd_fields(path, head)
         where, packed = 'another file' if 'datafile' in fields else 'LOCAL', fields.get('encoding') in ('gzip', 'gz')
+        if fields.get('encoding') in ('bzip2', 'bz2'):
+            raise InputError(f'{path}: is packed by bzip2, which is not read here; save it with gzip, or unpacked')
     else:
         end, fields = _mha_fields(path, head)
         where, packed = fields.get('ElementDataFile', ''), fields.get('CompressedData', '').lower() == 'true'
+        said = fields.get('CompressedDataSize') if packed else None  # MetaIO reads so much, and fills up with zeros
+        if where.upper() == 'LOCAL' and (said not in (None, str(path.stat().st_size - end))
+                                         or fields.get('HeaderSize', '0') not in ('0', '-1')):
+            raise InputError(f'{path}: its CompressedDataSize or HeaderSize does not fit the file; export it again')
     if where in ('LOCAL', 'local', 'Local'): return end if packed else None, path, fields
     beside = path.name.lower().endswith('.mhd') and where == Path(where).name and not set('\\%') & set(where)
     if where == 'another file' or not beside or where.upper().startswith('LIST'):
@@ -287,15 +293,8 @@ def _mha_rescale(path, fields):
     except ValueError:
         raise InputError(f'{path}: its ElementToIntensityFunction is nonsense; export it again') from None
 
-# %% ../nbs/02_formats.ipynb #5807af4b
+# %% ../nbs/02_formats.ipynb #178a61f1
 FORMATS = ('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd')
-
-def _quiet(reader_of):
-    "ITK without the warnings that it prints past Python."
-    import SimpleITK as sitk
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay(); sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try: return reader_of()
-    finally: sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 def _information(path):
     "An ITK reader that has read the header only."
@@ -328,7 +327,7 @@ def _check_itk(path, r):
         raise InputError(f'{path}: has a spacing of {r.GetSpacing()} mm or axes that are not numbers; correct its '
                          'header or export it again')
 
-# %% ../nbs/02_formats.ipynb #d163ab89
+# %% ../nbs/02_formats.ipynb #824bca2b
 def _read_itk(path):
     "NRRD and MHA: voxels, place, what was assumed."
     import SimpleITK as sitk
@@ -336,13 +335,14 @@ def _read_itk(path):
     nrrd = path.suffix.lower() == '.nrrd'
     mm, notes = (_nrrd_place if nrrd else _mha_place)(path, fields)
     try:
-        r = _quiet(lambda: _information(path))
+        with quiet(): r = _information(path)
         _check_itk(path, r)
         n = math.prod(r.GetSize())*sitk.GetArrayViewFromImage(sitk.Image([1]*3, r.GetPixelID())).itemsize
         if start is not None: check_packed(data, start, n, path)
         elif data.stat().st_size < n and b'ASCII' not in path.read_bytes()[:1 << 16].upper():
             raise InputError(f'{path}: is cut off or damaged; copy or download it again')
-        array, affine = sitk.GetArrayFromImage(_quiet(r.Execute)), place_of(r)
+        with quiet(): image = r.Execute()
+        array, affine = sitk.GetArrayFromImage(image), place_of(r)
     except RuntimeError:
         raise InputError(f'{path}: cannot be read as a volume (its spacing, axes or size are nonsense, it is damaged, '
                          f'or no {path.suffixes[-1]} file); copy or export it again') from None

@@ -19,7 +19,7 @@ from .write_dicom import KEPT
 from ..files import InputError, check_file
 from ..formats import FORMATS
 
-# %% ../../nbs/11_find.ipynb #008932be
+# %% ../../nbs/11_find.ipynb #60d0736c
 @dataclass(frozen=True)
 class Slice:
     "The header of one CT slice (a file, or a frame of one), as plain values."
@@ -49,6 +49,11 @@ class Slice:
     frame: tuple|None = None # (the file's `Frames`, which of them)
     inside: tuple = () # the frames of a multi-frame file
 
+    @property
+    def thickness(self):
+        "SliceThickness as the file says it, to .01 mm, or None."
+        said = (self.meta or {}).get('SliceThickness')
+        return round(said, 2) if isinstance(said, float) else said
     @property
     def localizer(self): return 'LOCALIZER' in self.image_type
     @property

@@ -222,12 +222,13 @@ def check_radiograph(path, ds): # pydicom dataset
     if min(ds.Rows, ds.Columns) < 8:
         raise InputError(f'{path}: has only {ds.Rows}×{ds.Columns} pixels; give the original CR or DX image')
 
-# %% ../../nbs/13_radiograph.ipynb #14a3d124
+# %% ../../nbs/13_radiograph.ipynb #ad723b26
 def _check_size(ds, key, values):
     "Refuse what would make a picture or a distance that no machine has: its unit is another."
-    if key.endswith('Spacing'): values = [n*v for n, v in zip((ds.Rows, ds.Columns), values)]
-    elif not key.startswith('Distance'): return
-    if 5 < min(values) and max(values) < 1e4: return
+    if key.endswith('Spacing'): values, least, most = [n*v for n, v in zip((ds.Rows, ds.Columns), values)], 5, 3000
+    elif key == 'DistanceSourceToDetector': least, most = 100, 10_000
+    else: return
+    if least < min(values) and max(values) < most: return
     size = ' × '.join(f'{v:.3g}' for v in values)
     raise InputError(f'by its {key} ({str(ds[key].value)[:60]}) it is {size} mm, which no machine has; is it in mm? '
                      'Correct the tag, or export it again')

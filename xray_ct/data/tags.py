@@ -4,17 +4,15 @@
 
 # %% auto #0
 __all__ = ['DAMAGED', 'DEFLATED', 'UNPACKED', 'NEEDED', 'tag_numbers', 'tag_number', 'is_dicom', 'check_deflated', 'read_dataset',
-           'Cells', 'quiet', 'check_frame', 'stored_values', 'shows_air_high', 'modality_values', 'voi_falls',
-           'polarity']
+           'Cells', 'check_frame', 'stored_values', 'shows_air_high', 'modality_values', 'voi_falls', 'polarity']
 
-# %% ../../nbs/10_tags.ipynb #d2dd000e
-import io, math, os, struct, sys, tempfile, threading, zlib
+# %% ../../nbs/10_tags.ipynb #9b39c4df
+import io, math, struct, tempfile, zlib
 from collections.abc import MutableSequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 import numpy as np
-from ..files import InputError
+from ..files import InputError, quiet
 
 # %% ../../nbs/10_tags.ipynb #89601adf
 DAMAGED = 'is damaged or cut off; copy or download it again'
@@ -195,30 +193,7 @@ def _own_sign(value, allocated, stored, signed):
     negative = (1 << (stored - 1)) <= bits < (1 << stored)  # its sign bit is the stored values'
     return bits - (1 << stored) if negative else bits
 
-# %% ../../nbs/10_tags.ipynb #1ed880c5
-_quiet = threading.RLock()
-
-@contextmanager
-def quiet():
-    "Nothing that a library in C writes to the terminal gets there."
-    with _quiet:
-        try: kept = [os.dup(1), os.dup(2)]
-        except OSError:  # closed: nothing is written there anyway
-            yield
-            return
-        null = os.open(os.devnull, os.O_WRONLY)
-        try:
-            for stream in (sys.stdout, sys.stderr):
-                if stream is not None: stream.flush()
-            os.dup2(null, 1)
-            os.dup2(null, 2)
-            yield
-        finally:
-            for target, old in zip((1, 2), kept):
-                os.dup2(old, target)
-                os.close(old)
-            os.close(null)
-
+# %% ../../nbs/10_tags.ipynb #4b7a9d76
 def check_frame(ds): # pydicom dataset
     "A JPEG without its end mark is cut off or overwritten; decoders fill up the rest in silence."
     from pydicom.encaps import generate_frames
