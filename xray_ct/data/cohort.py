@@ -25,7 +25,8 @@ from ..files import InputError, check_file, say, staged
 from ..geometry import Geometry
 from ..volume import Volume, Window, to_int16
 from .dicom import read_ct
-from .drr import check_life, project_hu, random_affine, sample_field, vary_geometry, vary_picture, whole_grid
+from .drr import check_life, project_hu, random_affine, sample_field
+from .drr import vary_geometry, vary_picture, whole_grid
 from .drr import TO_LPS  # until 0.3: it was here
 from .find import find_cts
 from .radiograph import open_png
@@ -121,11 +122,18 @@ class CohortConfig:
                 limit = ', and below 1'*(k in ('scale', 'gain', 'jitter'))
                 raise InputError(f'{k}={getattr(self, k)}: must be 0 or more{limit}')
         check_life(self)
-        if self.xrays != 'grid' and self.sdd*(1 - self.jitter) < self.sid*(1 + self.jitter) and self.jitter:
-            raise InputError(f'jitter={self.jitter}: the tube of sid={self.sid:g} mm would come to lie behind the '
+        _check_tube(self)
+
+# %% ../../nbs/16_cohort.ipynb #ef7c43ac
+def _check_tube(self):
+    if self.xrays != 'grid' and self.sdd*(1 - self.jitter) < self.sid*(1 + self.jitter) and self.jitter:
+        raise InputError(f'jitter={self.jitter}: the tube of sid={self.sid:g} mm would come to lie behind the '
                              f'detector of sdd={self.sdd:g} mm; '
                              f'use at most {(self.sdd - self.sid)/(self.sdd + self.sid):.3f}')
-    def geometry(self):
+
+# %% ../../nbs/16_cohort.ipynb #9d81c901
+@patch
+def geometry(self:CohortConfig):
         "The acquisition as the model knows it: around the origin, since each patient's field has its own isocentre."
         mode, det = ('parallel', self.size) if self.xrays == 'grid' else ('cone', self.det)
         return Geometry.for_field(self.size*self.spacing, self.size, det, sdd=self.sdd, sid=self.sid,

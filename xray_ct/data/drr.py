@@ -208,12 +208,13 @@ MOST = dict(spectrum=1., turn=15., scatter=4., exposure=3., edges=3., curve=3., 
 def check_life(config): # has the fields of `MOST`, photons and views
     "Refuse what would be no picture, or would change nothing."
     for k, most in MOST.items():
-        if not 0 <= getattr(config, k) <= most: raise InputError(f'{k}={getattr(config, k)}: must be from 0 to {most:g}')
+        if not 0 <= getattr(config, k) <= most:
+            raise InputError(f'{k}={getattr(config, k)}: must be from 0 to {most:g}')
     for k in ('scatter', 'exposure'):
         if getattr(config, k) and not config.photons:
             raise InputError(f'{k}={getattr(config, k)}: changes nothing without noise. Set photons, say to 1e5')
     if config.turn and config.views[-1] == 'ap':
-        raise InputError(f'turn={config.turn}: the last view is ap, which has no angle of its own. Put another one last')
+        raise InputError(f'turn={config.turn}: the last view is ap, which has no angle. Put another one last')
 
 # %% ../../nbs/14_drr.ipynb #f79f6c27
 def vary_geometry(
@@ -271,7 +272,7 @@ def lifelike(
         here = (u[:, :1, 3, None, None] < config.marker) & letter
         lines = torch.where(here, lines.amax((-2, -1), keepdim=True), lines)
     if config.blades:
-        rows, cols = _sides(u[..., 12:14].unbind(-1), h, config.blades), _sides(u[..., 14:].unbind(-1), w, config.blades)
+        rows, cols = (_sides(u[..., k:k + 2].unbind(-1), n, config.blades) for k, n in ((12, h), (14, w)))
         lines = torch.where(often[2] & ~(rows[..., None] & cols[..., None, :]), 0., lines)
     return lines
 
@@ -283,7 +284,7 @@ def vary_pictures(
     augment, # all of it, or only the photons' noise?
     noise=lambda g: g, # generator of an item → that of its noise, on the device of the lines
 )->Tensor: # (B, V, h, w)
-    "The tube's output (I → I·(1 ± gain), so the lines shift by a constant), photons and scatter, then the picture's life."
+    "The tube's output (I → I·(1 ± gain), so the lines shift by a constant), photons and scatter, then `lifelike`."
     if augment and config.gain:
         u = torch.cat([torch.rand(1, generator=g) for g in drawn])
         lines = lines - torch.log(1 + config.gain*(2*u - 1)).to(lines.device)[:, None, None, None]
