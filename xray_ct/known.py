@@ -124,7 +124,8 @@ def with_slices(
     return (hu + change).clamp(-1024, 3071), left
 
 # %% ../nbs/58_known.ipynb #b6416dbe
-ERROR, SIZE = 180., 110. # HU: of a prediction inside the body (145 to 210 on chests that taught nothing); mm that must overlap
+# HU: of a prediction inside the body (145 to 210 on chests that taught nothing); mm that must overlap
+ERROR, SIZE = 180., 110.
 
 def lay_onto(
     moving:Volume, # a CT in any frame of reference
@@ -217,8 +218,8 @@ def with_known(
         try: q, words = prior_on(vol, like.with_array(hu[0, 0].cpu().numpy()), placed)
         except InputError as e: raise InputError(f'{say(prior)}: {e}') from None
         hu, left = with_prior(hu, q)
-        told.append(f'{say(prior)}: a CT of the patient {words}; it counts {1 - left.min().item()**2:.0%} where it shows '
-                    'something')
+        told.append(f'{say(prior)}: a CT of the patient {words}; it counts '
+                    f'{1 - left.min().item()**2:.0%} where it shows something')
     if slices is not None:
         planes = slices if isinstance(slices, list) else read_slices(slices)
         _check_frame(slices, planes, frame, located)
@@ -231,6 +232,7 @@ def with_known(
     known = ((hu.masked_fill(left > .999, torch.nan), error),) if (left < .999).any() else ()
     return hu, known
 
+# %% ../nbs/58_known.ipynb #3575f058
 def _check_frame(path, planes, frame, located):
     name = path if isinstance(path, (str, Path)) else 'known slices'
     if not located:

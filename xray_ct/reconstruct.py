@@ -353,12 +353,14 @@ def reconstruct(
     volume = lambda hu: Volume(hu[0, 0].float().cpu().numpy(), affine=affine, meta=_about(g, weights, check.verdict))
     source = _source(geometry)
     frame, told_of = (source or {}).get('FrameOfReferenceUID', ''), []
-    predicted, known = with_known(predicted, volume(predicted), known_slices, prior, frame, geometry is not None, told_of)
+    predicted, known = with_known(predicted, volume(predicted), known_slices, prior, frame, geometry is not None,
+                                  told_of)
     outside, mask = _outside(weights, x, g, body, covered, assumed)
     calibrated = all(p.calibrated for p in pictures)
     off = '' if consistency and calibrated else 'off' + ': the X-rays are not calibrated as line integrals'*consistency
     final, found = _corrected(predicted, x, model, mask, outside, kev, off, **dict(known=known) | kw)
-    told = dict(assumed=assumed, known=told_of, rays_used=mask.float().mean().item(), check=check.to_dict(), **_mark(weights))
+    told = dict(assumed=assumed, known=told_of,
+                rays_used=mask.float().mean().item(), check=check.to_dict(), **_mark(weights))
     metrics = dict(found, **told, seconds=round(time.perf_counter() - start, 3))
     return Reconstruction(volume(final), volume(predicted), x.cpu(), g, metrics, model, source, check)
 

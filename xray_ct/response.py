@@ -46,6 +46,7 @@ def zero_of(
     at = [x[i] + f[i]/(f[i] - f[i + 1])*(x[i + 1] - x[i]) for i in falls]
     return float(min(at, key=abs))
 
+# %% ../nbs/69_response.ipynb #d2158f9f
 @torch.no_grad()
 def curves_of(
     model, # in the geometry of the pictures
@@ -85,14 +86,15 @@ def line_integrals(
     assumed, # list that gets a sentence for every picture whose line integrals are estimated
     seen=None, # `known_xrays` of the model
 )->tuple: # list of (h, w) line integrals above that of air; that of air, one a picture
-    """What each picture says in line integrals. Where the weights keep no patients, an unknown picture is stretched over
-    the model's range, with its own air beyond its edge."""
+    """What each picture says in line integrals. Where the weights keep no patients, an unknown picture is stretched
+    over the model's range, with its own air beyond its edge."""
     known, c = [p.calibrated for p in pictures], model.config
     if all(known): return [p.lines for p in pictures], [0.]*len(pictures)
     name = lambda p: Path(p.path).name or (view_name(p.view) if p.view is not None else 'picture')
     if seen is None:
         low, high = (max(c.xray_offset + k*c.xray_scale, 0.) for k in (-1, 1.5))
-        assumed += [f'{name(p)}: grey levels are taken as line integrals from {low:g} to {high:g}; HU values are guesses'
+        assumed += [f'{name(p)}: grey levels are taken as line integrals from {low:g} to {high:g}; '
+                    'HU values are guesses'
                     for p in pictures if not p.calibrated]
         stretched = [p.lines if p.calibrated else p.lines*np.float32(high - low) for p in pictures]
         return stretched, [0. if k else low for k in known]
@@ -105,7 +107,8 @@ def line_integrals(
     for p in pictures:
         if not p.calibrated:
             assumed.append(f'{name(p)}: its line integrals are estimated: grey levels matched to those of {len(seen)} '
-                           f'patients of the weights, then to the volume made of them, which changed their scale by {np.expm1(moved):+.0%}; '
+                           f'patients of the weights, then to the volume made of them, which changed their scale '
+                           f'by {np.expm1(moved):+.0%}; '
                            'HU values are guesses')
     bend = lambda p, curve: p.lines if p.calibrated else np.interp(p.lines, *curve).astype(np.float32)
     return [bend(p, curve) for p, curve in zip(pictures, curves)], [0.]*len(pictures)
