@@ -167,6 +167,8 @@ def command_tables(top):
         'truth': (f'--truth {ct}', 'save.truth', f'read {ct}'),
         'consistency': ('--no-consistency', 'reconstruct.consistency', False),
         'force': ('--force', 'reconstruct.refuse', False),
+        'known_slices': (f'--known-slices {cts}', 'reconstruct.known_slices', cts),
+        'prior': (f'--prior {ct}', 'reconstruct.prior', ct),
         'model': own_file, 'overwrite': (again, 'save.folder', staged_earlier)})
     usable = lambda *a, **kw: importlib.import_module('xray_ct.check').Check([], [])
     spies = dict(cli_check__check_pictures=usable, check__save_check=None)
@@ -470,7 +472,9 @@ def test_cohorts(cts, top):
     rows = {'size': (8, {}), 'spacing': (15., {}), 'xrays': ('grid', {}), 'views': (('pa', 'lat'), {}),
             'sdd': (1900., {}), 'sid': (1400., {}), 'det': (24, {}), 'kev': (80., {}), 'max_patients': (4, {}),
             'rotate': (0., {}), 'scale': (0., {}), 'shift': (0., {}), 'flip': (True, {}), 'gain': (.2, {}),
-            'photons': (1e4, {}), 'jitter': (.02, {}),
+            'photons': (1e4, {}), 'jitter': (.02, {}), 'turn': (9., {}), 'spectrum': (.9, {}),
+            'scatter': (2., dict(photons=1e5)), 'exposure': (2., dict(photons=1e4)), 'edges': (2., {}),
+            'curve': (1., {}), 'blades': (.3, {}), 'marker': (.9, {}),
             'paired_white': (3., pictures), 'vertical_flip': (True, pictures)}
     test_fields('CohortConfig', [f.name for f in fields(CohortConfig)], rows, seen)
     def pairs(**kw):

@@ -219,7 +219,7 @@ def drr(
     named = ', '.join(map(str, g.views))
     print(f'{out}: {named} of {size}×{size} pixels of {g.pixel[0]:.3g} mm; line integrals up to {lines.max():.2f}')
 
-# %% ../nbs/73_cli.ipynb #5c57150f
+# %% ../nbs/73_cli.ipynb #a0d184cc
 @app.command()
 def reconstruct(
     ap: Annotated[Path, argument(metavar='AP', help=(
@@ -233,6 +233,10 @@ def reconstruct(
     geometry: Annotated[Optional[Path], option(help=(
         'geometry.json of the pictures; default: the one beside AP, else their tags.'))] = None,
     truth: Annotated[Optional[Path], option(help='The true CT, if available: adds scores.')] = None,
+    known_slices: Annotated[Optional[Path], option(metavar='DIR', help=(
+        'Folder of 1 to 20 real CT slices (DICOM) in the frame of reference of geometry.json.'))] = None,
+    prior: Annotated[Optional[Path], option(metavar='CT', help=(
+        'An older or coarser CT of the patient; it is laid onto the prediction.'))] = None,
     consistency: Annotated[bool, option(
         '--consistency/--no-consistency', help='Correct the prediction by the measured X-rays.')] = True,
     force: Annotated[bool, option('--force', help=(
@@ -241,7 +245,7 @@ def reconstruct(
 ):
     "Reconstruct a CT volume from two X-rays. It is an estimate, not a measurement: not for diagnosis."
     from xray_ct.files import staged
-    check_places(out, [ap, lat, weights, geometry, truth], 'ct.nii.gz', overwrite)
+    check_places(out, [ap, lat, weights, geometry, truth, known_slices, prior], 'ct.nii.gz', overwrite)
     with staged(out, 'folder', overwrite) as folder:
         from xray_ct.data.dicom import read_ct
         from xray_ct.models.saved import use_file
@@ -251,13 +255,15 @@ def reconstruct(
         if geometry is None and beside.is_file(): geometry = beside
         go_on()
         true = None if truth is None else read_ct(truth)
-        r = reconstruct([ap, lat], weights, geometry, consistency, refuse=not force)
+        r = reconstruct([ap, lat], weights, geometry, consistency, refuse=not force, known_slices=known_slices,
+                        prior=prior)
         r.save(folder, true)
     nrmse, done = r.metrics['reprojection']['nrmse'], r.metrics['consistency']
     print(f'{out}: {r.volume}; reprojection NRMSE {nrmse:.2%}, consistency {done}')
     if mark := r.metrics.get('weights'):
         warn(f'weights: {mark["name"]}, which come with the package ({mark["made_for"]}). {mark["limits"]}')
     if r.check.level: warn(f'{r.check.verdict}: {"; ".join(r.check.reasons)}')
+    for sentence in r.metrics['known']: warn(f'known: {sentence}')
     for sentence in r.metrics['assumed']: warn(f'assumed: {sentence}')
 
 # %% ../nbs/73_cli.ipynb #1974b1c6

@@ -6,7 +6,7 @@
 __all__ = ['OTHER_SIDE', 'FORCE', 'distances', 'place', 'order_by_view', 'inside_field', 'load_model', 'Reconstruction',
            'read_pictures', 'reconstruct']
 
-# %% ../nbs/70_reconstruct.ipynb #6db09355
+# %% ../nbs/70_reconstruct.ipynb #e7aa657a
 import time
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -17,9 +17,11 @@ from torch import Tensor
 from .files import InputError, read_json, staged, write_json
 from .volume import Volume, Window, centered_affine
 from .projector import Geometry, Projector, view_axes
-from .check import Check, check_sections, judge_pictures, known_bank, known_xrays, respond
+from .check import Check, check_sections, judge_pictures, known_bank, known_xrays
 from .consistency import Outside, consistent, outside_estimate, reprojection_error
+from .known import with_known
 from .outside import load_outside
+from .response import line_integrals
 from .data.drr import onto_detector
 from .data.drr import overlap  # until 0.3: it was here
 from .data.radiograph import Xray, read_xray, row_letters, view_name, view_tags
@@ -256,11 +258,10 @@ def read_pictures(
         if np.ptp(p.lines) == 0: raise InputError(f'{p.path or p.view}: every pixel is the same; it is no radiograph')
     return out
 
-# %% ../nbs/70_reconstruct.ipynb #60949b80
+# %% ../nbs/70_reconstruct.ipynb #5dab8c2e
 def _on_model_detector(pictures, pixels, g, model, assumed, seen=None):
     "All pictures on the detector of `g` (V, h, w), and where they cover it; pixels outside a picture cover nothing."
-    lines, air = zip(*(_calibrate(p, model, assumed, seen if seen is None else seen[:, k])
-                       for k, p in enumerate(pictures)))
+    lines, air = line_integrals(pictures, pixels, g, model, assumed, seen)
     lines = [torch.from_numpy(a) for a in lines]
     alike = len({(p.shape, pixel) for p, pixel in zip(pictures, pixels)}) == 1
     if alike: x, covered = onto_detector(torch.stack(lines), pixels[0], g)
@@ -316,7 +317,7 @@ def _corrected(predicted, x, model, mask, outside, kev, off, **kw):
         done = 'kept' if info['kept'].item() else 'refused: it did not lower the reprojection error'
     return final, dict(reprojection_before=rounded(predicted), reprojection=rounded(final), consistency=done)
 
-# %% ../nbs/70_reconstruct.ipynb #c464511f
+# %% ../nbs/70_reconstruct.ipynb #71111d49
 FORCE = 'With --force it is made all the same, and says so'
 
 @torch.no_grad()
@@ -328,6 +329,8 @@ def reconstruct(
     kev=None, # effective energy of the line integrals; default the model's
     body=None, # the body's box, see `inside_field`; default what geometry.json says
     refuse=False, # raise `InputError` where the check says 'not usable'; else the result says so
+    known_slices=None, # folder of a few real CT slices of the patient, or `Volume`s of one plane
+    prior=None, # an older or coarser CT of the patient: path or `Volume`
     **kw # for `consistent`
 ) -> Reconstruction:
     "From pictures to a `Volume`."
@@ -347,30 +350,22 @@ def reconstruct(
     predicted = Window.named('full').inverse(model(x[None]).float().clamp(-1, 1))
     body = body or (_body(geometry) if isinstance(geometry, (str, Path)) else None)
     _check_finite(predicted, weights)
+    affine = centered_affine(g.vol_shape, g.spacing, g.isocenter)
+    volume = lambda hu: Volume(hu[0, 0].float().cpu().numpy(), affine=affine, meta=_about(g, weights, check.verdict))
+    source = _source(geometry)
+    frame, told_of = (source or {}).get('FrameOfReferenceUID', ''), []
+    predicted, known = with_known(predicted, volume(predicted), known_slices, prior, frame, geometry is not None,
+                                  told_of)
     outside, mask = _outside(weights, x, g, body, covered, assumed)
     calibrated = all(p.calibrated for p in pictures)
     off = '' if consistency and calibrated else 'off' + ': the X-rays are not calibrated as line integrals'*consistency
-    final, found = _corrected(predicted, x, model, mask, outside, kev, off, **kw)
-    told = dict(assumed=assumed, rays_used=mask.float().mean().item(), check=check.to_dict(), **_mark(weights))
+    final, found = _corrected(predicted, x, model, mask, outside, kev, off, **dict(known=known) | kw)
+    told = dict(assumed=assumed, known=told_of,
+                rays_used=mask.float().mean().item(), check=check.to_dict(), **_mark(weights))
     metrics = dict(found, **told, seconds=round(time.perf_counter() - start, 3))
-    affine = centered_affine(g.vol_shape, g.spacing, g.isocenter)
-    volume = lambda hu: Volume(hu[0, 0].float().cpu().numpy(), affine=affine, meta=_about(g, weights, check.verdict))
-    return Reconstruction(volume(final), volume(predicted), x.cpu(), g, metrics, model, _source(geometry), check)
+    return Reconstruction(volume(final), volume(predicted), x.cpu(), g, metrics, model, source, check)
 
-# %% ../nbs/70_reconstruct.ipynb #5a3639b2
-def _calibrate(p, model, assumed, seen=None):
-    """Line integrals above that of air, and that of air: of an unknown curve as `respond` estimates them, or, where the
-    weights keep no patients, stretched over the model's range, with the picture's own air beyond its edge."""
-    if p.calibrated: return p.lines, 0.
-    if seen is not None:
-        assumed.append(f'{_name(p)}: its line integrals are estimated, grey levels matched to those of {len(seen)} '
-                       'patients of the weights; HU values are guesses')
-        return respond(p.lines, seen, None if p.outside is None else ~p.outside), 0.
-    low, high = (max(model.config.xray_offset + k*model.config.xray_scale, 0.) for k in (-1, 1.5))
-    assumed.append(f'{_name(p)}: grey levels are taken as line integrals from {low:g} to {high:g}; '
-                   'HU values are guesses')
-    return p.lines*np.float32(high - low), low
-
+# %% ../nbs/70_reconstruct.ipynb #d26f3513
 def _body(path):
     "The body's box that `drr` wrote beside the geometry, or None."
     made = read_json(path).get('made')
@@ -383,7 +378,7 @@ def _body(path):
                          'Write the X-rays again, or remove the entry')
     return box
 
-# %% ../nbs/70_reconstruct.ipynb #49203a89
+# %% ../nbs/70_reconstruct.ipynb #078acd79
 from fastcore.basics import patch
 
 @patch
@@ -418,6 +413,7 @@ def sections(self:Reconstruction, truth=None, scores=None):
     sure = [Picture('How far it may be off', spread_page(self.volume, wide), wide.meta['source'])] if wide else []
     return [*over, Picture('The reconstruction', self.page(truth, scores), caption), *sure, *shipped,
             Scores('Does it explain the X-rays?', fits, note=note),
+            *[Text('What else was known', '\n\n'.join(known)) for known in (self.metrics.get('known'),) if known],
             Text('What was assumed', '\n\n'.join(self.metrics['assumed']) or nothing),
             *looked[len(over):], Settings('Acquisition and field', self.geometry.to_dict()),
             Settings('Provenance', provenance())]

@@ -8,7 +8,7 @@ __all__ = ['FRACTIONS', 'FINEST', 'FORMAT', 'reach', 'KEEP', 'hash_unit', 'split
            'CTDataset', 'read_paired', 'find_cases', 'prepare_cases', 'prepare_parts', 'Cohort', 'Targets',
            'cache_files']
 
-# %% ../../nbs/16_cohort.ipynb #865f3db0
+# %% ../../nbs/16_cohort.ipynb #cd69a50c
 import hashlib, json, math, os, re
 from collections import Counter
 from contextlib import contextmanager
@@ -25,7 +25,8 @@ from ..files import InputError, check_file, say, staged
 from ..geometry import Geometry
 from ..volume import Volume, Window, to_int16
 from .dicom import read_ct
-from .drr import project_hu, random_affine, sample_field, vary_picture, whole_grid
+from .drr import check_life, project_hu, random_affine, sample_field
+from .drr import vary_geometry, vary_picture, whole_grid
 from .drr import TO_LPS  # until 0.3: it was here
 from .find import find_cts
 from .radiograph import open_png
@@ -81,7 +82,7 @@ def choose_patients(
     chosen = dict.fromkeys(p for p in [*first, *order] if p is not None)
     return set(list(chosen)[:n or None])
 
-# %% ../../nbs/16_cohort.ipynb #c9a15705
+# %% ../../nbs/16_cohort.ipynb #4e9bdca5
 @dataclass(frozen=True)
 class CohortConfig:
     "Grid, X-rays and augmentation of a cohort."
@@ -101,6 +102,14 @@ class CohortConfig:
     gain: float = 0. # largest relative change of the X-rays' intensity I; line integrals shift by -ln(1 ± gain)
     photons: float = 0. # a pixel; 0: no noise
     jitter: float = 0. # largest relative error of sdd and sid, unknown to the model
+    turn: float = 0. # pictures like life, see 14_drr: largest turn of the patient before the last view, degrees
+    spectrum: float = 0. # largest share of the photons at other energies
+    scatter: float = 0. # at most so much; 1: as much as primary photons
+    exposure: float = 0. # decades by which the photons vary
+    edges: float = 0. # strongest edge enhancement
+    curve: float = 0. # error of line integrals that are estimated from an unknown grey curve; 1: as measured
+    blades: float = 0. # largest share of each side behind a collimator
+    marker: float = 0. # chance of a letter of lead
     paired_white: float = 6. # 'paired': the line integral that white stands for
     vertical_flip: bool = False # 'paired': the pictures were saved feet first
     def __post_init__(self):
@@ -112,11 +121,19 @@ class CohortConfig:
             if not 0 <= getattr(self, k) < (1 if k in ('scale', 'gain', 'jitter') else math.inf):
                 limit = ', and below 1'*(k in ('scale', 'gain', 'jitter'))
                 raise InputError(f'{k}={getattr(self, k)}: must be 0 or more{limit}')
-        if self.xrays != 'grid' and self.sdd*(1 - self.jitter) < self.sid*(1 + self.jitter) and self.jitter:
-            raise InputError(f'jitter={self.jitter}: the tube of sid={self.sid:g} mm would come to lie behind the '
+        check_life(self)
+        _check_tube(self)
+
+# %% ../../nbs/16_cohort.ipynb #ef7c43ac
+def _check_tube(self):
+    if self.xrays != 'grid' and self.sdd*(1 - self.jitter) < self.sid*(1 + self.jitter) and self.jitter:
+        raise InputError(f'jitter={self.jitter}: the tube of sid={self.sid:g} mm would come to lie behind the '
                              f'detector of sdd={self.sdd:g} mm; '
                              f'use at most {(self.sdd - self.sid)/(self.sdd + self.sid):.3f}')
-    def geometry(self):
+
+# %% ../../nbs/16_cohort.ipynb #9d81c901
+@patch
+def geometry(self:CohortConfig):
         "The acquisition as the model knows it: around the origin, since each patient's field has its own isocentre."
         mode, det = ('parallel', self.size) if self.xrays == 'grid' else ('cone', self.det)
         return Geometry.for_field(self.size*self.spacing, self.size, det, sdd=self.sdd, sid=self.sid,
@@ -244,7 +261,7 @@ class CTDataset:
         if self.kept is not None and (len(self.kept) + 1)*(xrays.nbytes + target.nbytes) <= KEEP: self.kept[i] = item
         return item
 
-# %% ../../nbs/16_cohort.ipynb #ca637c9d
+# %% ../../nbs/16_cohort.ipynb #d061753d
 @patch
 def meta(self:CTDataset, i): # → dict: spacing mm, affine, center (LPS mm), patient, source
     "What the cache file says of a case."
@@ -267,12 +284,10 @@ def pair(self:CTDataset, i, move, g): # → target (D, H, W) HU, X-rays (V, h, w
     "Both from one case under one motion; `g` draws what varies in the picture."
     c, target, geometry = self.config, self.target(i, move), self.geometry
     if c.xrays == 'paired': return target, read_paired(self.cases[i], c, geometry)
-    varies = self.augment and c.jitter and c.xrays != 'grid'
-    if varies:
-        a, b = (1 + c.jitter*(2*torch.rand(2, generator=g) - 1)).tolist()
-        geometry = geometry.replace(sdd=c.sdd*a, sid=c.sid*b)
+    if self.augment and c.xrays != 'grid': geometry = vary_geometry(geometry, c, g)
     hu, spacing = (target, geometry.spacing) if c.xrays == 'grid' else self.source(i, move)
-    return target, vary_picture(project_hu(hu, geometry, spacing, c.kev, keep=not varies), c, g, self.augment)
+    lines = project_hu(hu, geometry, spacing, c.kev, geometry is self.geometry, c if self.augment else None, g)
+    return target, vary_picture(lines, c, g, self.augment)
 
 # %% ../../nbs/16_cohort.ipynb #db7a456f
 @patch

@@ -5,18 +5,18 @@
 # %% auto #0
 __all__ = ['CELL', 'CELLS', 'ROOM', 'source_steps', 'occupied', 'sample_affine', 'Items', 'make_items_on']
 
-# %% ../../nbs/19_items.ipynb #0f90245e
+# %% ../../nbs/19_items.ipynb #ca08f850
 from functools import lru_cache, partial
 import numpy as np
 import torch
 import torch.nn.functional as F
 from fastai.data.core import DataLoaders
 from ..files import say
-from ..physics import add_noise, hu_to_mu
+from ..physics import hu_to_mu
 from ..projector import Projector
 from ..volume import AIR
 from .cohort import CTDataset
-from .drr import TO_LPS, random_affine, whole_grid
+from .drr import TO_LPS, beam_lines, random_affine, vary_geometry, vary_pictures, whole_grid
 
 # %% ../../nbs/19_items.ipynb #e23b3d4d
 def source_steps(
@@ -139,7 +139,7 @@ class Items:
         if v.is_cpu and (case, key) not in self.tables: self.tables[case, key] = occupied(v)
         return sample_affine(v, *steps, shape, *then, table=self.tables.get((case, key)))
 
-# %% ../../nbs/19_items.ipynb #f1ba0a73
+# %% ../../nbs/19_items.ipynb #e47122fe
 from fastcore.basics import patch
 
 @patch
@@ -149,13 +149,10 @@ def item(self:Items, i): # → X-rays (V, h, w) without gain and noise, target (
     g, case = ds.generator(i), i % len(ds.cases)
     M, t = random_affine(c, g)
     target, geometry = self.field(case, 'smooth', ds.geometry.vol_shape, ds.geometry.spacing, M, t), ds.geometry
-    varies = c.jitter and c.xrays != 'grid'
-    if varies:
-        a, b = (1 + c.jitter*(2*torch.rand(2, generator=g) - 1)).tolist()
-        geometry = geometry.replace(sdd=c.sdd*a, sid=c.sid*b)
+    if c.xrays != 'grid': geometry = vary_geometry(geometry, c, g)
     mu, spacing = (hu_to_mu(target, c.kev), geometry.spacing) if c.xrays == 'grid' else self.source(case, M, t)
     own = geometry.replace(vol_shape=tuple(mu.shape), spacing=tuple(spacing))
-    lines = (Projector if varies else _projector)(own)(mu[None, None])[0]
+    lines = beam_lines(mu[None, None], (_projector if geometry is ds.geometry else Projector)(own), c, g)
     return lines, ds.window(target)[None], case, g
 
 @patch
@@ -168,7 +165,7 @@ def source(self:Items, case, M, t): # → (D, H, W) attenuation, 1/mm; spacing, 
     mu = self.field(case, 'hu', shape, meta['spacing'], M, t, partial(hu_to_mu, kev=c.kev))
     return mu, meta['spacing']
 
-# %% ../../nbs/19_items.ipynb #d720d3d2
+# %% ../../nbs/19_items.ipynb #df5f6040
 @patch
 @torch.no_grad()
 def batch(self:Items,
@@ -177,11 +174,7 @@ def batch(self:Items,
     "Moved, sampled and projected; then gain and noise, as `vary_picture` has them."
     ds, c = self.dataset, self.dataset.config
     lines, targets, cases, drawn = zip(*map(self.item, indices))
-    lines = torch.stack(lines)
-    if c.gain:
-        u = torch.cat([torch.rand(1, generator=g) for g in drawn])
-        lines = lines - torch.log(1 + c.gain*(2*u - 1)).to(self.device)[:, None, None, None]
-    if c.photons: lines = torch.stack([add_noise(x, c.photons, generator=self.noise(g)) for x, g in zip(lines, drawn)])
+    lines = vary_pictures(torch.stack(lines), c, drawn, True, self.noise)
     known = torch.tensor(cases if ds.known else [-1]*len(cases), device=self.device)
     return lines, known, torch.stack(targets)
 
