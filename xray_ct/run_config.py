@@ -12,7 +12,7 @@ from .files import InputError
 from .precision import check_precision
 from .models.saved import model_class, models
 
-# %% ../nbs/52_config.ipynb #c8c113c1
+# %% ../nbs/52_config.ipynb #3f776b36
 @dataclass(frozen=True)
 class RunConfig:
     "Everything that decides how a run ends, besides the data themselves."
@@ -33,6 +33,7 @@ class RunConfig:
     warmup: float = .05 # share of the run in which the rate rises
     weight_decay: float = .02
     clip: float = 1. # largest norm of the gradient
+    base_copies: int = 7 # moved copies of each training patient that a ridge base learns from
     ema: float = .99 # decay a step of the weights' moving average (less at first)
     seed: int = 0
     l1: float = 1. # weights of the losses; see the notebook on losses
@@ -53,7 +54,7 @@ class RunConfig:
         _check_numbers(self)
         _check_heeded(self)
 
-# %% ../nbs/52_config.ipynb #295d5c2b
+# %% ../nbs/52_config.ipynb #dc2e2dd0
 def _own_cohort(c): # the config of a cohort that the model is trained on
     cls = model_class(c.model)
     if not cls.trains: raise InputError(f'model={c.model}: is not trained by `fit`')
@@ -66,6 +67,7 @@ def _check_numbers(c):
     if (c.epochs > 0) == (c.minutes > 0): raise InputError('give the length of the run either in epochs or in minutes')
     for k in ('passes', 'batch_size', 'accumulate'):
         if getattr(c, k) < 1: raise InputError(f'{k}={getattr(c, k)}: at least 1 is needed')
+    if c.base_copies < 0: raise InputError(f'base_copies={c.base_copies}: must be 0 or more')
     if c.keep < 0: raise InputError(f'keep={c.keep}: 0 or more earlier states can be kept')
     for k in ('warmup', 'ema'):
         if not 0 <= getattr(c, k) < 1:
@@ -76,7 +78,7 @@ def _check_numbers(c):
     if not 0 < c.lr < float('inf'): raise InputError(f'lr={c.lr}: the learning rate must be above 0')
 
 # fields that not every model heeds
-only_some = 'previous', 'autoencoder', 'autoencoder_steps', 'l1', 'mse', 'ssim', 'projection'
+only_some = 'previous', 'autoencoder', 'autoencoder_steps', 'l1', 'mse', 'ssim', 'projection', 'base_copies'
 
 def _check_heeded(c):
     "Refuse a setting that would change nothing."

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['tune_allocator', 'AllAtOnce', 'build', 'stage_before', 'model_config', 'learner', 'criterion', 'dry_run_step',
-           'training_device', 'check_memory', 'timed_step', 'fit', 'earlier_run']
+           'check_memory', 'timed_step', 'fit', 'earlier_run']
 
-# %% ../nbs/55_training.ipynb #f02f4261
+# %% ../nbs/55_training.ipynb #9acb411a
 import ctypes, json, os, platform, shutil
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -20,7 +20,7 @@ from .provenance import provenance
 from .data.items import make_items_on
 from .memory import checkpoint_blocks
 from .memory import vet
-from .precision import autocast_training, check_precision, choose_precision
+from .precision import autocast_training, check_precision, choose_precision, training_device
 from .models.saved import load_saved, model_class, saved_class
 from .run_config import RunConfig, preset_of, with_settings
 from .callbacks import (Accumulate, Bar, Diverged, EMA, EpochLog, Gate, GiveXrays, Guard, Page, Penalty, Reseed,
@@ -182,7 +182,7 @@ def criterion(
     "What a run minimises."
     return model.criterion(config)
 
-# %% ../nbs/55_training.ipynb #0e2a3125
+# %% ../nbs/55_training.ipynb #f0f9f400
 def dry_run_step(
     config:RunConfig,
     model=None, # the model's config; default: what the run says
@@ -192,7 +192,7 @@ def dry_run_step(
     c, cls, kept = model or model_config(config), model_class(config.model), {}
     def made():
         net = kept['net'] = cls(c)
-        net.pretend_fitted(cases)
+        net.pretend_fitted(cases, config.base_copies)
         kept['loss'] = criterion(config, net)
         return net
     inputs, target, given = cls.example(c, config)
@@ -200,18 +200,6 @@ def dry_run_step(
     empty = lambda shape: None if shape is None else torch.zeros(shape)
     loss = lambda out: kept['loss'](out, empty(target), empty(given))
     return dict(model=made, inputs=inputs, loss=loss, copies=1, keep_grads=False)  # copies: the weights' moving average
-
-# %% ../nbs/55_training.ipynb #9d14c1d6
-def training_device(
-    asked:str='auto', # 'auto', 'cpu', 'cuda' or 'cuda:1'
-)->torch.device:
-    "A card where there is one, or the device that is asked for; one that isn't there is refused."
-    cards = [f'cuda:{i}' for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    if asked == 'auto': return torch.device('cuda' if cards else 'cpu')
-    there = ['cpu', *['cuda'][:len(cards)], *cards]
-    if asked not in there:
-        raise InputError(f'device={asked}: is not on this machine. Choose from auto, {", ".join(there)}')
-    return torch.device(asked)
 
 # %% ../nbs/55_training.ipynb #2509a82d
 def check_memory(

@@ -37,12 +37,13 @@ def ridge_features(
     flat = xrays.flatten(1)
     return torch.cat([flat/flat.shape[1]**0.5, flat.new_full((len(flat), 1), constant)], 1)
 
-# %% ../../nbs/41_ridge.ipynb #0833dea4
+# %% ../../nbs/41_ridge.ipynb #f83d640d
 def loo_errors(
     kernel, # (N, N) K = ΦΦᵀ
     gram, # (N, N) G = YYᵀ, divided by the number of voxels for a mean squared error
     lambdas, # penalties to try, in the units of K
     same=None, # (N, N) bool, True where two cases are of one patient; None: everybody has one
+    first=None, # the error is the mean over so many first cases; None: all
 ): # (len(lambdas),) mean squared error, each patient predicted without his own cases
     """LOO(λ) = mean_i (B M G M B)_ii, with M = (K + λI)⁻¹ from one eigendecomposition and B the inverse of M within
     patients."""
@@ -52,7 +53,7 @@ def loo_errors(
     for lam in lambdas:
         q = Q/(s + lam)  # M = q Qᵀ
         q = q/(q*Q).sum(1)[:, None] if same is None else torch.linalg.solve((q @ Q.T)*same, q)  # B M Q
-        errors.append(((q @ rotated)*q).sum(1).mean())
+        errors.append(((q @ rotated)*q).sum(1)[:first].mean())
     return torch.stack(errors)
 
 def leave_out(
@@ -68,6 +69,7 @@ def leave_out(
 def family_errors(
     kernel, gram, lambdas, # as in `loo_errors`
     own, # (N, N) bool, symmetric: which cases share an ancestor
+    first=None, # as in `loo_errors`
 ): # (len(lambdas),) mean squared error
     "`loo_errors` for groups that overlap."
     K, G, one = kernel.double(), gram.double(), torch.eye(len(kernel), dtype=torch.double, device=kernel.device)
@@ -75,20 +77,21 @@ def family_errors(
     for lam in lambdas:
         M = torch.linalg.inv(K + lam*one)
         e = leave_out(K @ M, M, own) - one # of each case, as a combination of all volumes
-        errors.append(((e @ G)*e).sum(1).mean())
+        errors.append(((e @ G)*e).sum(1)[:first].mean())
     return torch.stack(errors)
 
-# %% ../../nbs/41_ridge.ipynb #dd6a08a6
+# %% ../../nbs/41_ridge.ipynb #ea594213
 class Ridge(nn.Module):
     "Ridge regression from X-rays to volumes, with exact leave-one-out for its own training cases."
     def __init__(self,
-        n, # training cases
+        n, # training cases, with their copies
         xray_shape, # (V, h, w) of one case's X-rays
         vol_shape, # (D, H, W) of the prediction
         stride=1, # volumes are stored average-pooled by this
         pixels=64, # X-rays finer than this are area-pooled to it
         constant=3., # value of the constant feature
         half=False, # store the volumes in float16?
+        copies=0, # behind the cases come so many moved copies of all of them, in the same order
         # a number for each case, the stored ones first, equal where the patient is, or the numbers of its ancestors;
         # None: n different patients
         patients=None,
@@ -96,9 +99,11 @@ class Ridge(nn.Module):
         super().__init__()
         xray_shape, vol_shape = tuple(map(int, xray_shape)), tuple(map(int, vol_shape))
         patients = None if patients is None else [list(map(int, p)) if np.ndim(p) else int(p) for p in patients]
-        store_attr('n,xray_shape,vol_shape,stride,pixels,constant,half,patients')
-        if patients is not None and len(patients) < n:
-            raise InputError(f'Ridge: {n} cases but {len(patients)} patients named; one for each case, equal where '
+        store_attr('n,xray_shape,vol_shape,stride,pixels,constant,half,copies,patients')
+        if n % (1 + copies): raise InputError(f'Ridge: {n} rows are not so many cases with {copies} copies each')
+        cases = n//(1 + copies)
+        if patients is not None and len(patients) < cases:
+            raise InputError(f'Ridge: {cases} cases but {len(patients)} patients named; one for each case, equal where '
                              'the patient is the same')
         if any(s % stride for s in vol_shape):
             raise InputError(f'Ridge: stride {stride} does not divide the volume {vol_shape}; choose a stride that '
@@ -113,17 +118,17 @@ class Ridge(nn.Module):
                              torch.zeros(n, *(s//stride for s in vol_shape), dtype=torch.half if half else torch.float))
         self.register_buffer('relative_lambda', torch.tensor(0.))  # λ over the mean diagonal of K
         families = patients is not None and any(map(np.ndim, patients))
-        numbers = torch.arange(n) if patients is None else torch.arange(len(patients)) if families else (
+        numbers = torch.arange(cases) if patients is None else torch.arange(len(patients)) if families else (
             torch.tensor(patients))
         self.register_buffer('patient', numbers, persistent=False)  # in config()
         self.register_buffer('ancestors', _ancestors(patients) if families else None, persistent=False)
 
-# %% ../../nbs/41_ridge.ipynb #82c29e0f
+# %% ../../nbs/41_ridge.ipynb #4e42a60d
 @patch
 def config(self:Ridge): # dict of plain numbers: Ridge(**config) has the right shapes for load_state_dict
     "What makes an empty module of the right shapes."
     own = {k: getattr(self, k) for k in 'n xray_shape vol_shape stride pixels constant half'.split()}
-    return own if self.patients is None else {**own, 'patients': self.patients}
+    return own | {k: getattr(self, k) for k in ('copies', 'patients') if getattr(self, k)}
 
 def _ancestors(patients): # numbers, or lists of them → (N, P) bool
     "Which case descends from whom."
@@ -132,24 +137,27 @@ def _ancestors(patients): # numbers, or lists of them → (N, P) bool
     for row, numbers in zip(out, lists): row[numbers] = True
     return out
 
-# %% ../../nbs/41_ridge.ipynb #97712173
+# %% ../../nbs/41_ridge.ipynb #bf7da729
 @patch(cls_method=True)
 def fit(cls:Ridge,
     xrays, # (N, V, h, w) line integrals of the training cases
-    volumes, # (N, 1, D, H, W), or a sequence of N (1, D, H, W); model space (HU / 1000)
+    # (N, 1, D, H, W), or a sequence of N (1, D, H, W), model space (HU / 1000); or, with `vol_shape`, pooled already
+    volumes,
     lam=None, # λ relative to the mean diagonal of K; None: by leave-one-out
     lambdas=None, # the grid to choose from, relative too; None: 1e-6 … 10, four a decade
     # whose case it is: any names, or tuples of the names of its ancestors, one a case (more, for cases that aren't
     # stored); None: all different
     patients=None,
+    vol_shape=None, # (D, H, W) of the prediction, where the volumes are pooled already
     **kw # stride, pixels, constant, half
 ): # a fitted Ridge
     "Ridge regression of `volumes` on `xrays`."
     if len(xrays) != len(volumes):
         raise InputError(f'Ridge.fit: {len(xrays)} sets of X-rays but {len(volumes)} volumes; one of each a case')
     if len(xrays) < 2: raise InputError('Ridge.fit: needs at least two training cases')
-    self = cls(len(xrays), xrays.shape[1:], volumes[0].shape[1:], patients=_numbered(patients), **kw)
-    for i in range(len(xrays)): self.volumes[i] = F.avg_pool3d(volumes[i].float(), self.stride)[0]
+    self = cls(len(xrays), xrays.shape[1:], vol_shape or volumes[0].shape[1:], patients=_numbered(patients), **kw)
+    pool = (lambda v: v) if vol_shape else (lambda v: F.avg_pool3d(v.float(), self.stride))
+    for i in range(len(xrays)): self.volumes[i] = pool(volumes[i])[0]
     phi = ridge_features(xrays, self.pixels, self.constant).double()
     K = phi @ phi.T
     scale = K.diagonal().mean()
@@ -165,29 +173,32 @@ def fit(cls:Ridge,
                      else torch.linalg.solve(M*same, M).masked_fill(same, 0).fill_diagonal_(1))
     return self
 
-# %% ../../nbs/41_ridge.ipynb #b9a09996
+# %% ../../nbs/41_ridge.ipynb #6a82ae43
 @patch
 def same(self:Ridge): # (N, N) bool, or None where every patient has one case
     "Which stored cases belong to one patient, or share an ancestor."
-    own, p = torch.arange(self.n, device=self.patient.device), self.patient[:self.n]
-    return None if self.ancestors is None and len(p.unique()) == len(p) else self.kin(own)
+    own = self.patient[:self.n]
+    if self.ancestors is None and not self.copies and len(own.unique()) == len(own): return None
+    return self.kin(torch.arange(self.n, device=self.patient.device) % (self.n//(1 + self.copies)))
 
 @patch
 def kin(self:Ridge,
     case, # (B,) numbers of known cases
 ): # (B, N) bool
-    "The stored cases that a case has to do without."
-    if self.ancestors is None: return self.patient[case, None] == self.patient[:self.n]
-    return self.ancestors[case].float() @ self.ancestors[:self.n].float().T > 0
+    "The stored cases that a case has to do without, copies too."
+    stored = slice(self.n//(1 + self.copies))
+    alike = (self.patient[case, None] == self.patient[stored] if self.ancestors is None
+             else self.ancestors[case].float() @ self.ancestors[stored].float().T > 0)
+    return alike.repeat(1, 1 + self.copies)
 
 @patch
 def _choose(self:Ridge, K, scale, lambdas):
-    "λ relative to `scale` with the smallest leave-one-out error."
+    "λ relative to `scale` with the smallest leave-one-out error, of the cases themselves where there are copies."
     grid = torch.logspace(-6, 1, 29, dtype=torch.double) if lambdas is None else torch.as_tensor(lambdas,
                                                                                                  dtype=torch.double)
-    Y = self.volumes.flatten(1)
-    errors = loo_errors if self.ancestors is None else family_errors
-    self.loo = {'lambdas': grid, 'mse': errors(K, _gram(Y)/Y.shape[1], grid*scale, self.same())}
+    Y, errors = self.volumes.flatten(1), loo_errors if self.ancestors is None else family_errors
+    mse = errors(K, _gram(Y)/Y.shape[1], grid*scale, self.same(), self.n//(1 + self.copies))
+    self.loo = {'lambdas': grid, 'mse': mse}
     return grid[self.loo['mse'].argmin()]
 
 def _numbered(names):
@@ -202,7 +213,7 @@ def _gram(Y, chunk=16384):
     "YYᵀ in float64, a piece of the voxels at a time (all at once would double the memory twice over)."
     return sum(y.double() @ y.double().T for y in Y.split(chunk, 1))
 
-# %% ../../nbs/41_ridge.ipynb #d3be03c3
+# %% ../../nbs/41_ridge.ipynb #ffdb109b
 @patch
 def coefficients(self:Ridge,
     xrays, # (B, V, h, w)
@@ -211,7 +222,7 @@ def coefficients(self:Ridge,
     "c = M k, and c ← c − M[:,g] M_gg⁻¹ c_g where a row's pictures are of a training patient, whose cases are g."
     c = self.offset + (ridge_features(xrays.float(), self.pixels, self.constant) - self.center) @ self.filters.T
     if case is None: return c
-    if int(case.max()) >= len(self.patient):
+    if not case.is_cuda and int(case.max()) >= len(self.patient):  # a card would have to be waited for
         raise InputError(f'Ridge: case {int(case.max())} was named, but only {len(self.patient)} are known; give '
                          'Ridge.fit the patients of all training cases')
     own = self.kin(case.clamp(min=0)) & (case >= 0)[:, None]  # (B, N): the patient's cases
