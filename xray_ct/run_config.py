@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['only_some', 'RunConfig', 'preset_of', 'with_settings']
 
-# %% ../nbs/52_config.ipynb #d9d6e65b
+# %% ../nbs/52_config.ipynb #d89d0550
 import json
 from dataclasses import dataclass, field, fields, replace
 from .files import InputError
-from .precision import check_precision
+from .precision import check_precision, training_device
 from .models.saved import model_class, models
 
-# %% ../nbs/52_config.ipynb #3f776b36
+# %% ../nbs/52_config.ipynb #e5312716
 @dataclass(frozen=True)
 class RunConfig:
     "Everything that decides how a run ends, besides the data themselves."
@@ -23,8 +23,11 @@ class RunConfig:
     autoencoder_steps: int = 1000 # … for so many steps
     epochs: int = 0 # length in epochs …
     minutes: float = 0. # … or in minutes; one of the two
-    passes: int = 1 # times an epoch goes through the training patients
-    batch_size: int = 4 # patients a step, of all processes together
+    # times an epoch goes through the training patients; 0: once, and in a run of minutes so often that it takes a
+    # twelfth of the run, or five minutes
+    passes: int = 0
+    # patients a step, of all processes together; 0: 4, and 2 where an X-ray model is trained for minutes on a CPU
+    batch_size: int = 0
     accumulate: int = 1 # batches whose gradients make one step
     shard: bool = False # of several processes, each keeps its share of weights, moments and averages (FSDP)
     # modules (names with * and ?; commas between) computed again in the backward pass, or 'blocks'
@@ -54,7 +57,13 @@ class RunConfig:
         _check_numbers(self)
         _check_heeded(self)
 
-# %% ../nbs/52_config.ipynb #dc2e2dd0
+    @property
+    def batch(self): # patients a step: in a short run on a CPU, more steps are worth more than larger batches
+        if self.batch_size: return self.batch_size
+        short = self.minutes and model_class(self.model).reads == 'xrays'
+        return 2 if short and training_device(self.device).type == 'cpu' else 4
+
+# %% ../nbs/52_config.ipynb #21c30a10
 def _own_cohort(c): # the config of a cohort that the model is trained on
     cls = model_class(c.model)
     if not cls.trains: raise InputError(f'model={c.model}: is not trained by `fit`')
@@ -65,8 +74,9 @@ def _own_cohort(c): # the config of a cohort that the model is trained on
 
 def _check_numbers(c):
     if (c.epochs > 0) == (c.minutes > 0): raise InputError('give the length of the run either in epochs or in minutes')
-    for k in ('passes', 'batch_size', 'accumulate'):
-        if getattr(c, k) < 1: raise InputError(f'{k}={getattr(c, k)}: at least 1 is needed')
+    for k in ('passes', 'batch_size'):
+        if getattr(c, k) < 0: raise InputError(f'{k}={getattr(c, k)}: must be 0 or more')
+    if c.accumulate < 1: raise InputError(f'accumulate={c.accumulate}: at least 1 is needed')
     if c.base_copies < 0: raise InputError(f'base_copies={c.base_copies}: must be 0 or more')
     if c.keep < 0: raise InputError(f'keep={c.keep}: 0 or more earlier states can be kept')
     for k in ('warmup', 'ema'):

@@ -329,7 +329,7 @@ def direct_preset(
     "A configuration by name."
     return DirectModel.preset(name, geometry, **changes)
 
-# %% ../../nbs/42_direct.ipynb #b8e38415
+# %% ../../nbs/42_direct.ipynb #8fbf2c91
 def volume_psnr(
     pred:Tensor,   # (B, 1, D, H, W) model space
     target:Tensor, # (B, 1, D, H, W)
@@ -358,7 +358,7 @@ def fit_ridge(
     if not moved: return Ridge.fit(xrays, targets, patients=patients, stride=stride, half=half)
     pictures, volumes = zip(*_small(((xrays[i:i + 1], targets[i][None]) for i in range(n)), stride), *moved)
     return Ridge.fit(torch.cat(pictures), volumes, patients=patients, copies=len(moved)//n, stride=stride, half=half,
-                     rank='auto', vol_shape=tuple(targets[0].shape[1:]))
+                     vol_shape=tuple(targets[0].shape[1:]))
 
 def _small(items, stride): # pictures for the regression, pooled volumes (1, d, h, w)
     for x, y in items: yield x.cpu(), F.avg_pool3d(y, stride)[0].half().cpu()
@@ -386,7 +386,7 @@ def measure_floors(
     a, b = torch.tensor(scores).mean(0).tolist()
     return dict(mean_volume_psnr=a, base_psnr=None if model.config.base == 'none' else b)
 
-# %% ../../nbs/42_direct.ipynb #3b68b936
+# %% ../../nbs/42_direct.ipynb #12fa1c49
 @patch(cls_method=True)
 def changes_from(cls:XrayModel, run, before=None, fitted=None)->dict: # as `SavedModel.changes_from`
     "The energy is the cohort's."
@@ -414,10 +414,10 @@ def callbacks(self:XrayModel)->list:
 def example(cls:XrayModel, config, run)->tuple: # as `SavedModel.example`
     "Shapes of one training batch."
     g = Geometry.from_dict(config.geometry)
-    xrays, target = (run.batch_size, len(g.views), *g.det_shape), (run.batch_size, 1, *g.vol_shape)
+    xrays, target = (run.batch, len(g.views), *g.det_shape), (run.batch, 1, *g.vol_shape)
     return dict(xrays=xrays), target, xrays
 
-# %% ../../nbs/42_direct.ipynb #6581dc99
+# %% ../../nbs/42_direct.ipynb #d0392c57
 fitted_buffers = 'mean', 'residual_std'  # buffers that are fitted before training, beside a ridge base
 
 @patch
@@ -449,8 +449,7 @@ def pretend_fitted(self:XrayModel, cases, copies=0): # as `SavedModel.pretend_fi
     if c.base != 'ridge': return
     g = Geometry.from_dict(c.geometry)
     rows = cases*(1 + min(copies, max(0, ROWS//cases - 1)))
-    self.root.ridge = Ridge(rows, (len(g.views), *g.det_shape), g.vol_shape, stride=c.work_stride, half=True,
-                            rank=min(rows, 256) if copies else None)
+    self.root.ridge = Ridge(rows, (len(g.views), *g.det_shape), g.vol_shape, stride=c.work_stride, half=True)
 
 # %% ../../nbs/42_direct.ipynb #14135443
 from xray_ct.blocks.layers import ResBlock3d  # old paths, until 0.3
