@@ -251,10 +251,10 @@ def _precision(config, model, run, done):
     with torch.random.fork_rng():
         return choose_precision(config.precision, timed_step(config, model.config, device), device)
 
-# %% ../nbs/55_training.ipynb #160aee37
+# %% ../nbs/55_training.ipynb #4b4fa328
 def _settled(config, model, run, done, cohort, precision): # → batch_size, passes
     "As the run was begun; else what suits this machine. Of several processes, the first decides."
-    if done or rank():
+    if rank() or 'passes' in done or done and (run/'state.safetensors').exists():
         said = done or read_json(run/'run.json')
         return {k: said.get(k) or said['config'][k] or n for k, n in dict(batch_size=4, passes=1).items()}
     if config.passes or not config.minutes: return dict(batch_size=config.batch, passes=config.passes or 1)
