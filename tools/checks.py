@@ -2,8 +2,9 @@
 
 Each check returns a list of problems, one sentence each; an empty list is a pass.
 """
-import ast, re, shutil, sys, tempfile, time
+import ast, re, shutil, sys, tempfile
 from collections import defaultdict
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 import nbformat
@@ -238,10 +239,11 @@ def with_dependencies():
         todo += [r.name for r in needs if not r.marker or r.marker.evaluate({'extra': ''})]
     return out
 
+@cache
 def sources():
     "(name, syntax tree) of everything that tests run."
-    for f in notebooks(): yield name(f), ast.parse('\n'.join(plain_code(c.source) for c in code(f)))
-    for f in scripts(): yield name(f), ast.parse(f.read_text(encoding='utf-8'))
+    return [*((name(f), ast.parse('\n'.join(plain_code(c.source) for c in code(f)))) for f in notebooks()),
+            *((name(f), ast.parse(f.read_text(encoding='utf-8'))) for f in scripts())]
 
 def plain_code(source):
     "A cell without magic lines; a cell that is all magic says nothing."
@@ -267,6 +269,38 @@ def check_import():
     seconds, limit = min(float(out) for _, out in outs), .2*machines.slowness().processor
     return [f'import xray_ct: takes {seconds:.2f} s, more than {limit:.2f}'] if seconds > limit else []
 
+def check_names():
+    "No module, notebook, tool or test uses a name that is defined nowhere: a merge can lose an import."
+    from pyflakes import checker, messages
+    undefined = messages.UndefinedName, messages.UndefinedLocal, messages.UndefinedExport
+    modules = [(name(f), ast.parse(f.read_text(encoding='utf-8'))) for f in sorted((root/'xray_ct').rglob('*.py'))]
+    return [f'{where}: {m.message % m.message_args}' for where, tree in [*modules, *sources()]
+            for m in checker.Checker(tree, builtins={'display', 'get_ipython'}).messages if isinstance(m, undefined)]
+
+def texts(f):
+    "The string literals of a module."
+    return [n.value for n in ast.walk(ast.parse(f.read_text(encoding='utf-8')))
+            if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+
+def check_remedies():
+    "Every option and command of ours that a message names can be typed."
+    import typer
+    from importlib import import_module
+    from xray_ct import cli
+    for room in cli.rooms: import_module(room)
+    known = typer.main.get_command(cli.app).commands
+    options = {o for c in known.values() for p in c.params for o in (*p.opts, *p.secondary_opts)}
+    options |= {'--help', '--debug'}
+    foreign = {'--raw', '--short', '--porcelain', '--untracked-files', '--nproc_per_node', '--num_processes'}
+    out = []
+    for f in sorted((root/'xray_ct').rglob('*.py')):
+        if f.name == 'report.py': continue  # style sheets
+        for text in texts(f):
+            words = set(re.findall(r'xray_ct ([a-z][a-z-]+)', text)) - {'phantoms', *known}
+            flags = set(re.findall(r'(?<![\w-])--[a-z][\w-]+', text)) - options - foreign
+            out += [f'{name(f)}: names {w}, which does not exist: {text[:60]!r}' for w in sorted(words | flags)]
+    return out
+
 def check_command():
     "`xray_ct --help` and a wrong argument answer within 1 s of processor time; the latter with code 2, no traceback."
     out, limit = [], machines.slowness().processor
@@ -280,6 +314,6 @@ def check_command():
 checks = {
     'package in sync': check_sync, 'notebooks clean': check_clean, 'notebooks executed': check_executed,
     'house rules': check_form, 'layers': check_layers, 'rooms': check_rooms, 'run notebooks': check_runs,
-    'README in sync': check_readme, 'environment': check_environment,
+    'README in sync': check_readme, 'environment': check_environment, 'names': check_names, 'remedies': check_remedies,
     'import in 0.2 s': check_import, 'command line in 1 s': check_command,
 }

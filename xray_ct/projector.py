@@ -67,12 +67,12 @@ class AlignedView:
 # %% ../nbs/05_projector.ipynb #9f9bfd50
 @patch
 def budget(self:AlignedView, like)->int:
-    "Values of an intermediate. A CPU's two should stay in its cache: measured best at 64³, 128³ and 256³."
+    "Values of an intermediate array. On a CPU two of them should fit into the cache (best at 64³, 128³ and 256³)."
     return 2**18 if like.is_cpu else 2**24
 
 @patch
 def groups(self:AlignedView, x): # (B, …) → parts of it
-    "Items projected together, side by side in each row: one on a CPU, on a card what the budget holds."
+    "Items projected together, side by side in each row: one on a CPU, on a GPU as many as the budget allows."
     a_slice = self.det[0]*self.shape[self.other]
     n = min(len(self.rows), max(1, round(self.budget(x)/a_slice)))
     return x.split(1 if self.alone(x) else max(1, self.budget(x)//(n*a_slice)))
@@ -285,6 +285,6 @@ _moved = dict.fromkeys(['attenuation', 'hu_to_mu', 'mu_to_hu', 'transmission', '
                        'xray_ct.physics')
 
 def __getattr__(name): # until 0.3
-    "What stood in this module before 0.2."
+    "Names that were in this module before 0.2."
     if name in _moved: return getattr(importlib.import_module(_moved[name]), name)
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -52,7 +52,7 @@ class Window:
 # %% ../nbs/03_volume.ipynb #9c0bfe4f
 AIR = -1000.  # HU; what lies outside a CT
 
-# %% ../nbs/03_volume.ipynb #cbff57e2
+# %% ../nbs/03_volume.ipynb #7cc8135e
 @dataclass(frozen=True, eq=False)
 class Volume:
     "A CT: HU on a grid, and where that grid lies in the patient."
@@ -86,7 +86,9 @@ class Volume:
     def center(self): return tuple((self.affine[:3] @ [*((np.array(self.shape) - 1)/2), 1.]).tolist())  # LPS mm
     def with_array(self, array): return Volume(array, affine=self.affine, meta=self.meta)
     @cached_property
-    def range(self): return float(self.array.min()), float(self.array.max())  # HU; several checks ask, one looks
+    def range(self):  # HU; several checks ask, one looks
+        ends = np.array([(a.min(), a.max()) for a in self.array])  # a slice is still in the cache when its maximum is asked
+        return float(ends[:, 0].min()), float(ends[:, 1].max())
     def tensor(self): return torch.from_numpy(np.ascontiguousarray(self.array))[None, None]  # (1, 1, D, H, W) HU
     def __repr__(self):
         size, step = '×'.join(map(str, self.shape)), '×'.join(f'{s:.3g}' for s in self.spacing)
