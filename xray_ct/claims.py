@@ -124,7 +124,7 @@ def both(
     return next((v for v in ('fails', 'open', 'depends') if v in found), 'holds')
 
 # %% ../nbs/63_claims.ipynb #040a27b1
-RULES = {} # claim → (sentence, function of the values, fewest seeds; 0: no training decides)
+RULES:dict = {} # claim → (sentence, function of the values, fewest seeds; 0: no training decides)
 
 def _rule(claim, sentence, seeds=0):
     def put(f): RULES[claim] = (sentence, f, seeds); return f

@@ -185,7 +185,8 @@ def drr(
     ct: Annotated[Path, argument(help='A CT: a DICOM folder or ZIP, NIfTI, NRRD or MHA.')],
     out: Annotated[Path, option('-o', '--out', help='Output folder: ap.dcm, ap.png, lat.dcm, …, geometry.json.')],
     size: Annotated[int, option(help='Detector pixels along each axis.')] = 512,
-    views: Annotated[str, option(help='Separated by commas: ap, pa, lat, rlat, or an oblique such as lao45.')] = 'ap,lat',
+    views: Annotated[str, option(help=(
+        'Separated by commas: ap, pa, lat, rlat, or an oblique such as lao45.'))] = 'ap,lat',
     mode: Annotated[str, option(help='cone or parallel.')] = 'cone',
     sdd: Annotated[float, option(help='Distance from source to detector, mm.')] = 1800.,
     sid: Annotated[float, option(help='Distance from source to isocentre, mm (not to the image).')] = 1500.,
@@ -312,7 +313,7 @@ def interpolate(
     consistency: Annotated[bool, option(
         '--consistency/--no-consistency', help='Make the averages of the thin slices equal the thick ones.')] = True,
     thickness: Annotated[Optional[float], option(help=(
-        'Thickness of a thick slice, mm; default: the tag unless the series contradicts it, else the spacing.'))] = None,
+        'Thickness of a slice, mm; default: the tag unless the series contradicts it, else the spacing.'))] = None,
     weights: Annotated[Optional[Path], option(metavar='RUN', help=(
         'Folder of a run of `xray_ct train-slices`, whose network replaces the method.'))] = None,
     model: Annotated[Optional[Path], option('--model', metavar='FILE.py', help=(

@@ -16,7 +16,7 @@ from .cli import app, argument, check_at_least, check_choice, check_places, go_o
 # %% ../nbs/76_cli_training.ipynb #708cce4f
 RunFolder = Annotated[Path, option('-o', '--out', help='Folder of the run; the same command resumes it.')]
 Minutes = Annotated[float, option(help='Training time, minutes.')]
-Epochs = Annotated[int, option(help='Number of epochs, instead of --minutes; a resumed run is then identical bit for bit.')]
+Epochs = Annotated[int, option(help='Epochs, instead of --minutes; a resumed run is then identical bit for bit.')]
 Seed = Annotated[int, option(help='Seed of all random numbers.')]
 Cache = Annotated[Optional[Path], option(help='Folder for preprocessed CTs; default: in the run.')]
 Processes = Annotated[int, option(help='Processes that share each batch on this machine, one per GPU. '
@@ -277,7 +277,7 @@ def vet(
         'Voxels along each axis (default 64); for slices, pixels in the plane (default 48).'))] = None,
     spacing: Annotated[Optional[float], option(help='Voxel size, mm; default: a field of 320 mm.')] = None,
     batch: Annotated[int, option(help='CTs per step.')] = 1,
-    gpu: Annotated[str, option(help='Memory, such as 24GB, or name: A10, 4090, A6000, L40S, A100, H100, H200.')] = '24GB',
+    gpu: Annotated[str, option(help='Memory (24GB) or name: A10, 4090, A6000, L40S, A100, H100, H200.')] = '24GB',
     precision: Annotated[str, option(help='float32, or bf16 (autocast, what training uses on a GPU).')] = 'bf16',
     checkpointing: Annotated[bool, option('--checkpointing', help=(
         'Recompute each block in the backward pass: a third more work, a fraction of the memory.'))] = False,

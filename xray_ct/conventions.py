@@ -18,7 +18,7 @@ def _lps(v): # (D, H, W) → LPS
 
 @patch
 def to_vectors(self:Geometry)->np.ndarray: # (V, 4, 3) LPS mm: source, detector's centre, step of a column, of a row
-    "Where everything is, in the patient's coordinates; a parallel beam has its source at `sid` all the same."
+    "Source and detector in the patient's coordinates; a parallel beam also gets a source at distance `sid`."
     out = []
     for view in self.views:
         beam, col = map(_lps, view_axes(view))
@@ -34,7 +34,7 @@ def _view(beam, col):
         if all(np.allclose(_lps(a), b, atol=1e-5) for a, b in zip(view_axes(view), (beam, col))): return view
     runs, grow = np.round(beam, 4).tolist(), np.round(col, 4).tolist()
     raise InputError(f'conventions: a picture whose beam runs along {runs} and whose columns grow along {grow} (LPS) '
-                     'is hung in no known way. '
+                     'has no known orientation. '
                      'Turn or mirror it, so that its rows run to the feet')
 
 # %% ../nbs/68_conventions.ipynb #4ebc9dc8
@@ -66,8 +66,8 @@ def from_vectors(cls:Geometry,
     if not np.allclose(found, found[0], rtol=1e-6):
         raise InputError(f'conventions: the views differ in distances or pixels {np.round(found, 3).tolist()}. '
                          'Make a geometry of each')
-    sdd, sid, h, w = (float(f'{x:.10g}') for x in found[0])
-    return cls(vol_shape, spacing, det_shape, (h, w), sdd, sid, tuple(views), mode, tuple(map(float, isocenter)))
+    far, near, h, w = (float(f'{x:.10g}') for x in found[0])
+    return Geometry(vol_shape, spacing, det_shape, (h, w), far, near, tuple(views), mode, tuple(map(float, isocenter)))
 
 # %% ../nbs/68_conventions.ipynb #37a0bea0
 _WORLDS = dict(LPS=np.diag([1., 1., 1.]), RAS=np.diag([-1., -1., 1.]))
@@ -77,7 +77,7 @@ def _world(name):
     raise InputError(f'conventions: world={name!r} is unknown; choose from {", ".join(_WORLDS)}')
 
 def _cone(g, what):
-    if g.mode != 'cone': raise InputError(f'conventions: {what} knows no parallel beam. Use mode="cone"')
+    if g.mode != 'cone': raise InputError(f'conventions: {what} has no parallel beam. Use mode="cone"')
 
 # %% ../nbs/68_conventions.ipynb #7a62dcb2
 @patch

@@ -60,7 +60,7 @@ def heights(
     z = np.arange(low, high, STEP)
     tilts = cone*np.dot(beam_b, col_a), cone*np.dot(beam_a, col_b)
     x = [np.where(hide, 0, x) if hide is not None else x for x, hide in zip(pictures, hidden)]
-    return z, np.array([masses(*v, z, t) for *v, t in zip(x, pixels, tilts)])
+    return z, np.array([masses(a, p, z, t) for a, p, t in zip(x, pixels, tilts)])
 
 # %% ../nbs/66_one_patient.ipynb #9a17eae6
 def uncut(z, pictures, pixels, g, hidden)->np.ndarray: # (n,) bool
@@ -104,7 +104,7 @@ def agreement(
     placed=True, # is the geometry known? Else one may be moved along the body, and scaled by what tags leave open
 )->dict: # disagreement, a fraction; None where the views share too little. What was searched: gammas, shift_mm, scale
     "How much the two views contradict each other about the heights along the body."
-    best = dict(disagreement=None)
+    best:dict = dict(disagreement=None)
     for scale in ([1.] if placed else SCALES):
         sized = pixels[0], tuple(s*scale for s in pixels[1])
         z, A, B, whole = _profiles(pictures, sized, g, hidden, calibrated)

@@ -29,11 +29,11 @@ from .blocks.recompute import blocks_of
 # %% ../nbs/51_ranks.ipynb #133dcb78
 def rank(): return int(os.environ.get('RANK') or 0)
 def world(): return int(os.environ.get('WORLD_SIZE') or 1)
-_talk = []  # the group for small talk: waiting for the first process to read a thousand CTs is no failure
+_talk:list = []  # the group for small talk: waiting for the first process to read a thousand CTs is no failure
 
 @contextmanager
 def process_group():
-    "Meet the processes that were started with this one; within, only the first is heard. Alone: nothing happens."
+    "Join the processes that were started together; inside, only the first one prints. One process: no effect."
     if note := one_of_many(): print(note, flush=True)
     if world() == 1:
         yield
@@ -53,7 +53,7 @@ joined = process_group  # until 0.3
 
 @contextmanager
 def first_then_rest():
-    "The first process does it, then the others, who find what it has written."
+    "The first process runs the block, then the others, which find what it has written."
     if world() > 1 and rank(): dist.barrier(_talk[0])
     yield
     if world() > 1 and not rank(): dist.barrier(_talk[0])
@@ -62,7 +62,7 @@ def first_then_rest():
 def one_of_many(
     parent=None, # command line of the process that started this one; default: looked up, on Linux
 ): # a sentence, or None
-    "Was this the only process that came of a wish for several? And will they find each other again?"
+    "Warn if only one of several processes was started, or if they would not find each other after a restart."
     if (os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True'
         and int(os.environ.get('TORCHELASTIC_MAX_RESTARTS') or 0)):
         return ('Note: torchrun may start these processes again, and then they would look for each other '
@@ -91,9 +91,9 @@ def sum_over_ranks(x:torch.Tensor): # any shape and device → the same
     return t.to(x)
 
 def in_order(values:list): # of tensors → the whole list, on every process
-    "What was dealt out in turn, card by card, as one pack again."
+    "Values that were dealt out in turn, in their original order again."
     if world() == 1: return values
-    hands = [None]*world()
+    hands:list = [None]*world()
     dist.all_gather_object(hands, [v.detach().cpu() for v in values], _talk[0])
     return [hands[i % world()][i//world()] for i in range(sum(map(len, hands)))]
 
@@ -118,7 +118,7 @@ def share(
     dl, # fastai's `TfmdDL`
     split=True, # share each batch out (training), or deal out whole batches (validation)?
 )->Share:
-    "This process's part of a loader."
+    "This process's share of a loader."
     b, r, W = dl.bs, rank(), world()
     if split and b < W:
         raise InputError(f'a batch of {b} cannot be shared by {W} processes; use at most {b}, or a larger batch_size')
@@ -128,7 +128,7 @@ def share(
     return out
 
 def shared(dls):
-    "Let each process have its part of training and validation. Alone: the same object."
+    "Loaders of this process's share of training and validation. One process: the same object."
     if world() > 1: dls.loaders = [share(dl, split=not i) for i, dl in enumerate(dls.loaders)]
     return dls
 

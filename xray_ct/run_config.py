@@ -8,6 +8,7 @@ __all__ = ['only_some', 'RunConfig', 'preset_of', 'with_settings']
 # %% ../nbs/52_config.ipynb #d9d6e65b
 import json
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 from .files import InputError
 from .precision import check_precision
 from .models.saved import model_class, models
@@ -45,7 +46,7 @@ class RunConfig:
     device: str = 'auto' # 'cpu', 'cuda' or 'cuda:1'; 'auto': a card where there is one
     track: str = '' # 'tensorboard' or 'wandb': follow the run there as well
     keep: int = 1 # earlier states that stay beside the newest
-    cohort: object = None # config of the cohort that the model is trained on, or its fields; default: that of its kind
+    cohort: Any = None # config of the cohort that the model is trained on, or its fields; default: that of its kind
     settings: dict = field(default_factory=dict) # fields of the model's config that differ from the preset
 
     def __post_init__(self):

@@ -40,7 +40,7 @@ def covered(
     "Crop a prediction to what the truth covers."
     M = np.linalg.inv(truth.affine) @ pred.affine # index → index
     if abs(M[:3, :3] - np.diag(M.diagonal()[:3])).max()*max(pred.shape) > .5:
-        raise InputError('the truth is turned against the result; resample it onto axes of the same direction first')
+        raise InputError('truth: its axes differ in direction from those of the result. Resample it onto them')
     inside = lambda i, n, m: abs(M[i, i]*np.arange(n) + M[i, 3] - (m - 1)/2) <= m/2 + .01
     index = [np.flatnonzero(inside(i, n, m)) for i, (n, m) in enumerate(zip(pred.shape, truth.shape))]
     if not all(map(len, index)): raise InputError('the truth and the result do not overlap; are they of the same scan?')

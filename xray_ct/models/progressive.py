@@ -53,8 +53,8 @@ def _check(c):
         raise InputError(f'ProgressiveConfig: slab={c.slab}, refine={c.refine}, supervision={c.supervision}: none may '
                          'be negative.')
     if min(c.channels) < 2:
-        raise InputError(f'ProgressiveConfig: channels={c.channels}: each stage needs at least 2, for its norm keeps '
-                         'of a single one no more than the sign.')
+        raise InputError(f'ProgressiveConfig: channels={c.channels}: each stage needs at least 2, '
+                         'because a norm of one channel keeps only its sign.')
     m = 2**(len(c.shapes) - 1)
     if any(s % m for s in whole):
         raise InputError(f'ProgressiveConfig: a volume of {whole} cannot be halved {len(c.shapes) - 1} times; every '
@@ -165,7 +165,7 @@ def begin_with(self:ProgressiveModel,
 
 @patch(cls_method=True)
 def changes_from(cls:ProgressiveModel, run, before=None, fitted=None)->dict: # as `SavedModel.changes_from`
-    "Nothing of the model that it begins with, which must be of its kind."
+    "The cohort's energy. A run that begins with another must begin with a progressive one."
     if before and before['kind'] != cls.kind:
         raise InputError(f"{run.previous}: holds a {before['kind']} model; a progressive network begins with a "
                          "progressive one's stages")
