@@ -87,7 +87,7 @@ class Volume:
     def with_array(self, array): return Volume(array, affine=self.affine, meta=self.meta)
     @cached_property
     def range(self):  # HU; several checks ask, one looks
-        ends = np.array([(a.min(), a.max()) for a in self.array])  # a slice is still in the cache when its maximum is asked
+        ends = np.array([(a.min(), a.max()) for a in self.array])  # a slice at a time: one pass through memory
         return float(ends[:, 0].min()), float(ends[:, 1].max())
     def tensor(self): return torch.from_numpy(np.ascontiguousarray(self.array))[None, None]  # (1, 1, D, H, W) HU
     def __repr__(self):
