@@ -7,7 +7,7 @@ __all__ = ['MOVED', 'COPIES', 'PICTURED', 'SHOWN', 'PRINTED', 'HEADINGS', 'predi
            'paired_difference', 'evaluate', 'reference', 'moved_ridge', 'outside_of', 'known_cases', 'consistency_gain',
            'by_name', 'as_markdown', 'write_results', 'pool_runs']
 
-# %% ../nbs/62_evaluate.ipynb #d2a428e4
+# %% ../nbs/62_evaluate.ipynb #0f89f38a
 from functools import lru_cache
 from pathlib import Path
 import torch
@@ -16,8 +16,7 @@ from .baselines import HEADLINE, Known, baselines_table, bootstrap, choose_setti
 from .consistency import consistent
 from .data.cohort import Cohort
 from .files import InputError, read_json, write_json
-from .models.base import Ridge
-from .models.direct import fit_ridge
+from .models.base import Ridge, fit_ridge
 from .precision import training_device
 from .outside import FILE, fit_outside, outside_pairs, save_outside
 from .volume import Window

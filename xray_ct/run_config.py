@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['only_some', 'RunConfig', 'preset_of', 'with_settings']
 
-# %% ../nbs/52_config.ipynb #d89d0550
+# %% ../nbs/52_config.ipynb #3c814bdb
 import json
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
+from fastcore.basics import patch
 from .files import InputError
 from .precision import check_precision, training_device
 from .models.saved import model_class, models
 
-# %% ../nbs/52_config.ipynb #e5312716
+# %% ../nbs/52_config.ipynb #300091cd
 @dataclass(frozen=True)
 class RunConfig:
     "Everything that decides how a run ends, besides the data themselves."
@@ -24,11 +25,8 @@ class RunConfig:
     autoencoder_steps: int = 1000 # … for so many steps
     epochs: int = 0 # length in epochs …
     minutes: float = 0. # … or in minutes; one of the two
-    # times an epoch goes through the training patients; 0: once, and in a run of minutes so often that it takes a
-    # twelfth of the run, or five minutes
-    passes: int = 0
-    # patients a step, of all processes together; 0: 4, and 2 where an X-ray model is trained for minutes on a CPU
-    batch_size: int = 0
+    passes: int = 0 # times an epoch goes through the training patients; 0: once, or as `choose_passes` says
+    batch_size: int = 0 # patients a step, of all processes together; 0: what `batch` says
     accumulate: int = 1 # batches whose gradients make one step
     shard: bool = False # of several processes, each keeps its share of weights, moments and averages (FSDP)
     # modules (names with * and ?; commas between) computed again in the backward pass, or 'blocks'
@@ -58,13 +56,15 @@ class RunConfig:
         _check_numbers(self)
         _check_heeded(self)
 
-    @property
-    def batch(self): # patients a step: in a short run on a CPU, more steps are worth more than larger batches
-        if self.batch_size: return self.batch_size
-        short = self.minutes and model_class(self.model).reads == 'xrays'
-        return 2 if short and training_device(self.device).type == 'cpu' else 4
+# %% ../nbs/52_config.ipynb #211d5fd4
+@patch(as_prop=True)
+def batch(self:RunConfig):
+    "Patients a step: in a short run on a CPU, more steps are worth more than larger batches."
+    if self.batch_size: return self.batch_size
+    short = self.minutes and model_class(self.model).reads == 'xrays'
+    return 2 if short and training_device(self.device).type == 'cpu' else 4
 
-# %% ../nbs/52_config.ipynb #21c30a10
+# %% ../nbs/52_config.ipynb #5c5222bb
 def _own_cohort(c): # the config of a cohort that the model is trained on
     cls = model_class(c.model)
     if not cls.trains: raise InputError(f'model={c.model}: is not trained by `fit`')
@@ -88,6 +88,7 @@ def _check_numbers(c):
         raise InputError(f"track={c.track!r} is unknown; choose from tensorboard, wandb, or leave it empty")
     if not 0 < c.lr < float('inf'): raise InputError(f'lr={c.lr}: the learning rate must be above 0')
 
+# %% ../nbs/52_config.ipynb #7ab91ae9
 # fields that not every model heeds
 only_some = 'previous', 'autoencoder', 'autoencoder_steps', 'l1', 'mse', 'ssim', 'projection', 'base_copies'
 

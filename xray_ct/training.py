@@ -6,7 +6,7 @@
 __all__ = ['tune_allocator', 'AllAtOnce', 'build', 'stage_before', 'model_config', 'learner', 'criterion', 'dry_run_step',
            'check_memory', 'timed_step', 'fit', 'earlier_run']
 
-# %% ../nbs/55_training.ipynb #d897fdbf
+# %% ../nbs/55_training.ipynb #fd157b5d
 import ctypes, json, os, platform, shutil
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -20,7 +20,8 @@ from .provenance import provenance
 from .data.items import make_items_on
 from .memory import checkpoint_blocks
 from .memory import vet
-from .precision import autocast_training, check_precision, choose_passes, choose_precision, seconds_of, training_device
+from .precision import (autocast_training, check_precision, choose_passes, choose_precision, seconds_of,
+                               training_device)
 from .models.saved import load_saved, model_class, saved_class
 from .run_config import RunConfig, preset_of, with_settings
 from .callbacks import (Accumulate, Bar, Diverged, EMA, EpochLog, Gate, GiveXrays, Guard, Page, Penalty, Reseed,
