@@ -74,8 +74,7 @@ class Volume:
             raise InputError('the affine must be an invertible 4×4 matrix')
         if self.spacing is not None and not np.allclose(s, self.spacing, atol=1e-4):
             raise InputError(f'spacing {self.spacing} contradicts the affine, whose steps are {tuple(s.round(4))} mm')
-        for k, v in dict(array=a, affine=A, spacing=tuple(float(x) for x in s.round(9)),
-                         meta=dict(self.meta or {})).items():
+        for k, v in dict(array=a, affine=A, spacing=tuple(map(float, s.round(9))), meta=dict(self.meta or {})).items():
             object.__setattr__(self, k, v)
 
     @property
