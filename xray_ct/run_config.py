@@ -29,8 +29,7 @@ class RunConfig:
     batch_size: int = 0 # patients a step, of all processes together; 0: what `batch` says
     accumulate: int = 1 # batches whose gradients make one step
     shard: bool = False # of several processes, each keeps its share of weights, moments and averages (FSDP)
-    # modules (names with * and ?; commas between) computed again in the backward pass, or 'blocks'
-    checkpointing: str = ''
+    checkpointing: str = '' # modules (names with *, ?; commas between) recomputed in the backward pass, or 'blocks'
     lr: float = 1.5e-3 # its peak
     warmup: float = .05 # share of the run in which the rate rises
     weight_decay: float = .02
