@@ -1,5 +1,5 @@
 """What the tools share: processes with a time limit, and what is in a notebook."""
-import os, re, signal, subprocess, sys
+import functools, multiprocessing, os, re, signal, subprocess, sys, tempfile, time, types
 from configparser import ConfigParser
 from pathlib import Path
 import nbformat
@@ -15,6 +15,7 @@ class Failure(Exception): pass
 
 # ---------------------------------------------------------------- processes
 running = set()
+one_thread = {'OMP_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'PASSIVE', 'PYTHONUNBUFFERED': '1'}
 
 def kill(p):
     "End a process with all that it started."
@@ -28,7 +29,7 @@ def process(
     **env, # added to the environment
 ): # (exit code, what it printed); 124 where it ran out of time
     "Run a command without stdin, on one thread. Its whole process group dies at the time limit."
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'PASSIVE', 'PYTHONUNBUFFERED': '1', **env}
+    env = {**os.environ, **one_thread, **env}
     p = subprocess.Popen([str(c) for c in cmd], cwd=cwd, env=env, stdin=subprocess.DEVNULL,
                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                          text=True, errors='replace', start_new_session=True)
@@ -78,26 +79,77 @@ def module_of(path):
     return found[0] if found else None
 
 # ---------------------------------------------------------------- one notebook's tests
+# What most notebooks import first takes a process longer than many a test. A server imports it once, and each test is a
+# process forked from it. The library itself is imported by each test.
+imported_before = """torch fastai.basics fastai.callback.core matplotlib.pyplot pandas scipy.stats
+    safetensors.torch sklearn.linear_model pydicom SimpleITK skimage.metrics fastcore.test IPython.display execnb.shell
+    nbdev.test""".split()
+
+def run_notebook(path, flags, threads=None): # in a process of its own
+    "nbdev_test on one notebook, as a machine of so many threads (tools/machines.py)."
+    if threads:
+        import torch
+        change, ask = torch.set_num_threads, torch.get_num_threads
+        change(int(threads))
+        torch.set_num_threads = lambda n: None   # at the top of a notebook, for speed
+        def get_num_threads():                   # a test that needs a certain number asks first
+            torch.set_num_threads = change
+            return ask()
+        torch.get_num_threads = get_num_threads
+    from execnb.shell import CaptureShell
+    from nbdev.test import nbdev_test
+    cell = CaptureShell.cell
+    CaptureShell.cell = lambda self, c, **kw: cell(self, c, **{**kw, 'verbose': True})   # show what a cell prints
+    nbdev_test(path=path, flags=flags, n_workers=0)
+
+def _forked(path, flags, file): # a child of the server of imports
+    os.setsid()                                  # a group that can be ended as a whole
+    out, null = os.open(file, os.O_WRONLY | os.O_APPEND), os.open(os.devnull, os.O_RDONLY)
+    for there, here in (null, 0), (out, 1), (out, 2): os.dup2(there, here)
+    sys.modules['__main__'] = types.ModuleType('__main__')   # processes that a test spawns need none of this
+    os.chdir(root)
+    try: run_notebook(path, flags)
+    finally: [f.flush() for f in (sys.stdout, sys.stderr)]
+
+@functools.cache
+def forks():
+    "The context of processes with everything imported."
+    os.environ.update(one_thread, MPLBACKEND='agg')   # read when the server imports
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(imported_before)
+    return context
+
+def fork_notebook(path, flags, timeout): # (exit code, what it printed)
+    with tempfile.NamedTemporaryFile(mode='r', errors='replace') as file:
+        p = forks().Process(target=_forked, args=(str(path), ' '.join(flags), file.name))
+        p.start()
+        running.add(p)
+        try:
+            begun, allowed = time.monotonic(), timeout*machines.slowness().wall
+            p.join(allowed)
+            if p.is_alive():                     # probe again: the machine may have become busier since
+                allowed = max(allowed, timeout*machines.slowness(again=True).wall)
+                p.join(max(0, allowed - (time.monotonic() - begun)))
+            late = p.is_alive()
+            kill(p)                              # with what it has left behind
+            p.join()
+        finally: running.discard(p)
+        out = file.read()
+    if late: return 124, f'{out}\nstopped: longer than {allowed:.0f} s ({timeout:.0f} s on a quiet machine)'
+    return p.exitcode, out
+
 in_child = """
 import os, sys
-if n := os.environ.get('XRAY_CT_THREADS'):   # a machine of so many threads (tools/machines.py)
-    import torch
-    change, ask = torch.set_num_threads, torch.get_num_threads
-    change(int(n))
-    torch.set_num_threads = lambda n: None   # at the top of a notebook, for speed
-    def get_num_threads():                   # a test that needs a certain number asks first
-        torch.set_num_threads = change
-        return ask()
-    torch.get_num_threads = get_num_threads
-from execnb.shell import CaptureShell
-from nbdev.test import nbdev_test
-cell = CaptureShell.cell
-CaptureShell.cell = lambda self, c, **kw: cell(self, c, **{**kw, 'verbose': True})   # show what a cell prints
-nbdev_test(path=sys.argv[1], flags=sys.argv[2], n_workers=0)
+sys.path.insert(0, sys.argv[3])
+from common import run_notebook
+run_notebook(sys.argv[1], sys.argv[2], os.environ.get('XRAY_CT_THREADS'))
 """
 
 def test_notebook(path, flags, timeout, **env):
     "Run a notebook as nbdev_test does. Returns its lines that begin with `skipped`."
-    rc, out = python('-c', in_child, path, ' '.join(flags), timeout=timeout, MPLBACKEND='agg', **env)
+    if env or not hasattr(os, 'fork'):           # another machine is another environment before the first import
+        tools = Path(__file__).parent
+        rc, out = python('-c', in_child, path, ' '.join(flags), tools, timeout=timeout, MPLBACKEND='agg', **env)
+    else: rc, out = fork_notebook(path, flags, timeout)
     if rc or 'Success.' not in out: raise Failure(tail(out))
     return '; '.join(dict.fromkeys(l.strip() for l in out.splitlines() if l.lower().startswith('skipped')))

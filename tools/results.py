@@ -2,10 +2,11 @@
 
     python tools/results.py           # write RESULTS.md
     python tools/results.py --check   # exit 1 if it is not what the result files say
+    python tools/results.py --take RUN direct_native 'what it is'   # a finished run becomes a result file
 
 No number is typed here: each comes from a file that a run wrote, beside its command, versions and hardware.
 """
-import json, sys
+import json, re, sys
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
@@ -25,6 +26,18 @@ def read(name):
     try: return signed(json.loads(path.read_text(encoding='utf-8')), path.name)
     except InputError as e: refused[path.name] = str(e)
 
+def take(run, name, what):
+    "What a run of `xray_ct train` says of itself, as a result file."
+    done, found = (json.loads((Path(run)/f).read_text(encoding='utf-8')) for f in ('run.json', 'metrics.json'))
+    own = {k: done[k] for k in ('parameters', 'epochs', 'passes', 'batch_size', 'precision', 'steps', 'seconds')}
+    rows = [{k: v for k, v in r.items() if not k.endswith('_spread')} for r in found['rows']]
+    made = found['provenance'] | dict(revision=done['provenance']['revision'])
+    made['command'] = re.sub(r' --cache \S+', '', done['provenance']['command'])  # it changes no result
+    row = dict(what=what, command=made['command'], parts=found['parts'], **own,
+               validation_psnr=done['psnr_range2000'], xrays=found['xrays'], rows=rows, provenance=made)
+    text = json.dumps(signed(row, name), indent=1, ensure_ascii=False)
+    (folder/f'{name}.json').write_text(text + '\n', encoding='utf-8')
+
 refused = {}  # file → why it is not shown
 
 def table(head, rows, align='---:'):
@@ -35,6 +48,19 @@ def dB(row, digits=1): return f'{row[psnr]:.{digits}f} dB, {row["mae_hu"]:.{digi
 
 def interval(d, low, high): return f'{d:+.2f} dB (95 % between {low:+.2f} and {high:+.2f}, over patients)'
 
+KEYS = [('psnr_3d_body_range2000', 'PSNR in the body, dB', '.1f'), (psnr, 'PSNR over the field', '.1f'),
+        ('mae_hu_body', 'MAE in the body, HU', '.0f'), ('dice_bone', 'Dice of bone', '.2f'),
+        ('edge_match', 'edges', '.2f'), ('reprojection_nrmse', 'reprojection NRMSE', '.1%')]
+
+def scored(rows):
+    "Scores of protocol v2, the body first, with its 95 % interval over patients."
+    cells = []
+    for x in rows:
+        first, *rest = (format(x[k], f) if k in x else '–' for k, _, f in KEYS)
+        if ends := x.get('psnr_3d_body_range2000_95'): first += f' ({ends[0]:.1f} to {ends[1]:.1f})'
+        cells.append((x['name'] + ' + consistency'*x['consistency'], first, *rest))
+    return table(['', *(t for _, t, _ in KEYS)], cells)
+
 def direct():
     out = ['## Direct regression from two X-rays',
            '`native` X-rays are projected from the CT at its own resolution. `grid` X-rays are projected from the 64³ '
@@ -43,32 +69,27 @@ def direct():
     for kind in ('native', 'grid'):
         r = read(f'direct_{kind}')
         if r is None: continue
-        score = {(x['name'], x['consistency']): x for x in r['rows']}
-        names = dict.fromkeys(x['name'] for x in r['rows'])
-        patients = f'{r["rows"][0]["cases"]} test, {r["patients"]["train"]} training patients'
-        rows = [(n, dB(score.get((n, False))), dB(score.get((n, True)))) for n in names]
-        out += [f'**{r["what"]}** ({patients}; {r["steps"]} steps)',
-                table([scores_of, 'alone', 'with data consistency'], rows), f'`{r["command"]}`; {r["time"]}.']
+        who = r.get('parts') or r['patients']
+        train = who['train'] if isinstance(who['train'], int) else len(who['train'])
+        out += [f'**{r["what"]}** ({r["rows"][0]["cases"]} test, {train} training patients; {r["steps"]} steps)',
+                scored(r['rows'])]
+        for of in ('ridge', 'moved_ridge'):
+            own = next((x for x in r['rows'] if f'psnr_body_gain_over_{of}' in x), None)
+            if own: out.append(f'Inside the body, over {of.replace("moved_ridge", "ridge that saw moved patients")}: '
+                               + interval(own[f'psnr_body_gain_over_{of}'], *own[f'psnr_body_gain_over_{of}_95']) + '.')
+        out.append(f'`{r["command"]}`; {r["seconds"]/60:.0f} minutes, revision {r["provenance"]["revision"]}, '
+                   f'{r["provenance"]["hardware"].get("processor", "")}.')
     return out if len(out) > 2 else []
 
 def evidence():
     r = read('evidence')
     if r is None: return []
-    keys = [('psnr_3d_body_range2000', 'PSNR in the body, dB', '.1f'), (psnr, 'PSNR over the field', '.1f'),
-            ('mae_hu_body', 'MAE in the body, HU', '.0f'), ('dice_bone', 'Dice of bone', '.2f'),
-            ('edge_match', 'edges', '.2f'), ('reprojection_nrmse', 'reprojection NRMSE', '.1%')]
     out = ['## What needs no network',
            'Every baseline on the test patients, with settings chosen on the validation patients, protocol `v2` '
            '([evidence](nbs/runs/evidence.ipynb)); in brackets the 95 % interval over patients. `full` X-rays show the '
            'whole patient, as real ones do, `native` ones the field alone. Edges: the share of the truth\'s gradient.']
     for kind in ('full', 'native', 'grid'):
-        rows = []
-        for x in r['tables'][kind]:
-            low, high = x['psnr_3d_body_range2000_95']
-            cells = [format(x[k], f) for k, _, f in keys]
-            name = x['name'] + ' + consistency'*x['consistency']
-            rows.append((name, f'{cells[0]} ({low:.1f} to {high:.1f})', *cells[1:]))
-        out += [f'**{kind} X-rays**', table(['', *(t for _, t, _ in keys)], rows)]
+        out += [f'**{kind} X-rays**', scored(r['tables'][kind])]
     valid = {n: sum(v)/len(v) for n, v in r['full_ways']['valid'].items()}
     ways = '; '.join(f'{n} {v:.2f} dB' for n, v in valid.items())
     return out + [f'Full X-rays on the validation patients, a ridge prediction: {ways}. '
@@ -215,6 +236,7 @@ def write():
     print(f'RESULTS.md: {len(results().splitlines())} lines')
 
 if __name__ == '__main__':
+    if '--take' in sys.argv: take(*sys.argv[2:])
     if '--check' not in sys.argv: write()
     problems = stale()
     print('\n'.join(problems) or 'RESULTS.md and nbs/runs/results/ are in sync')

@@ -85,7 +85,7 @@ def work(
     except InputError as e: told.write_text(str(e)); sys.exit(2)
     except Exception: told.write_text(traceback.format_exc()); sys.exit(1)
 
-# %% ../nbs/56_distributed.ipynb #24a88bca
+# %% ../nbs/56_distributed.ipynb #4fbc7fad
 def fit_by(
     processes:int, # that share each batch, on this machine
     config:RunConfig,
@@ -96,9 +96,9 @@ def fit_by(
     "`training.fit` in several processes."
     if processes > 1 and world() > 1:
         raise InputError(f'processes={processes}: this is one of {world()} processes already; leave it out')
-    if config.batch_size < processes:
-        raise InputError(f'a batch of {config.batch_size} cannot be shared by {processes} processes; use at most '
-                         f'{config.batch_size}, or a larger batch_size')
+    if config.batch < processes:
+        raise InputError(f'a batch of {config.batch} cannot be shared by {processes} processes; use at most '
+                         f'{config.batch}, or a larger batch_size')
     if processes == 1 or earlier_run(Path(run), config).get('finished'): return fit(config, root, run, cache)
     with tempfile.TemporaryDirectory(prefix='xray_ct_') as d:
         job = Path(d)/'job.json'

@@ -222,6 +222,7 @@ def check_header(
                          'one file')
     return 0 if packed else None, check_file(path.with_name(where)), fields
 
+# %% ../nbs/02_formats.ipynb #4086b4c8
 def check_packed(
     path:Path, # the file that holds them
     start:int, # where packed voxels begin

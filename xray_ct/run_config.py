@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['only_some', 'RunConfig', 'preset_of', 'with_settings']
 
-# %% ../nbs/52_config.ipynb #d9d6e65b
+# %% ../nbs/52_config.ipynb #3c814bdb
 import json
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
+from fastcore.basics import patch
 from .files import InputError
-from .precision import check_precision
+from .precision import check_precision, training_device
 from .models.saved import model_class, models
 
-# %% ../nbs/52_config.ipynb #c8c113c1
+# %% ../nbs/52_config.ipynb #300091cd
 @dataclass(frozen=True)
 class RunConfig:
     "Everything that decides how a run ends, besides the data themselves."
@@ -24,16 +25,16 @@ class RunConfig:
     autoencoder_steps: int = 1000 # … for so many steps
     epochs: int = 0 # length in epochs …
     minutes: float = 0. # … or in minutes; one of the two
-    passes: int = 1 # times an epoch goes through the training patients
-    batch_size: int = 4 # patients a step, of all processes together
+    passes: int = 0 # times an epoch goes through the training patients; 0: once, or as `choose_passes` says
+    batch_size: int = 0 # patients a step, of all processes together; 0: what `batch` says
     accumulate: int = 1 # batches whose gradients make one step
     shard: bool = False # of several processes, each keeps its share of weights, moments and averages (FSDP)
-    # modules (names with * and ?; commas between) computed again in the backward pass, or 'blocks'
-    checkpointing: str = ''
+    checkpointing: str = '' # modules (names with *, ?; commas between) recomputed in the backward pass, or 'blocks'
     lr: float = 1.5e-3 # its peak
     warmup: float = .05 # share of the run in which the rate rises
     weight_decay: float = .02
     clip: float = 1. # largest norm of the gradient
+    base_copies: int = 7 # moved copies of each training patient that a ridge base learns from
     ema: float = .99 # decay a step of the weights' moving average (less at first)
     seed: int = 0
     l1: float = 1. # weights of the losses; see the notebook on losses
@@ -54,7 +55,15 @@ class RunConfig:
         _check_numbers(self)
         _check_heeded(self)
 
-# %% ../nbs/52_config.ipynb #295d5c2b
+# %% ../nbs/52_config.ipynb #211d5fd4
+@patch(as_prop=True)
+def batch(self:RunConfig):
+    "Patients a step: in a short run on a CPU, more steps are worth more than larger batches."
+    if self.batch_size: return self.batch_size
+    short = self.minutes and model_class(self.model).reads == 'xrays'
+    return 2 if short and training_device(self.device).type == 'cpu' else 4
+
+# %% ../nbs/52_config.ipynb #5c5222bb
 def _own_cohort(c): # the config of a cohort that the model is trained on
     cls = model_class(c.model)
     if not cls.trains: raise InputError(f'model={c.model}: is not trained by `fit`')
@@ -65,8 +74,10 @@ def _own_cohort(c): # the config of a cohort that the model is trained on
 
 def _check_numbers(c):
     if (c.epochs > 0) == (c.minutes > 0): raise InputError('give the length of the run either in epochs or in minutes')
-    for k in ('passes', 'batch_size', 'accumulate'):
-        if getattr(c, k) < 1: raise InputError(f'{k}={getattr(c, k)}: at least 1 is needed')
+    for k in ('passes', 'batch_size'):
+        if getattr(c, k) < 0: raise InputError(f'{k}={getattr(c, k)}: must be 0 or more')
+    if c.accumulate < 1: raise InputError(f'accumulate={c.accumulate}: at least 1 is needed')
+    if c.base_copies < 0: raise InputError(f'base_copies={c.base_copies}: must be 0 or more')
     if c.keep < 0: raise InputError(f'keep={c.keep}: 0 or more earlier states can be kept')
     for k in ('warmup', 'ema'):
         if not 0 <= getattr(c, k) < 1:
@@ -76,8 +87,9 @@ def _check_numbers(c):
         raise InputError(f"track={c.track!r} is unknown; choose from tensorboard, wandb, or leave it empty")
     if not 0 < c.lr < float('inf'): raise InputError(f'lr={c.lr}: the learning rate must be above 0')
 
+# %% ../nbs/52_config.ipynb #7ab91ae9
 # fields that not every model heeds
-only_some = 'previous', 'autoencoder', 'autoencoder_steps', 'l1', 'mse', 'ssim', 'projection'
+only_some = 'previous', 'autoencoder', 'autoencoder_steps', 'l1', 'mse', 'ssim', 'projection', 'base_copies'
 
 def _check_heeded(c):
     "Refuse a setting that would change nothing."

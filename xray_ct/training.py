@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['tune_allocator', 'AllAtOnce', 'build', 'stage_before', 'model_config', 'learner', 'criterion', 'dry_run_step',
-           'training_device', 'check_memory', 'timed_step', 'fit', 'earlier_run']
+           'check_memory', 'timed_step', 'fit', 'earlier_run']
 
-# %% ../nbs/55_training.ipynb #f02f4261
+# %% ../nbs/55_training.ipynb #fd157b5d
 import ctypes, json, os, platform, shutil
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -20,7 +20,8 @@ from .provenance import provenance
 from .data.items import make_items_on
 from .memory import checkpoint_blocks
 from .memory import vet
-from .precision import autocast_training, check_precision, choose_precision
+from .precision import (autocast_training, check_precision, choose_passes, choose_precision, seconds_of,
+                               training_device)
 from .models.saved import load_saved, model_class, saved_class
 from .run_config import RunConfig, preset_of, with_settings
 from .callbacks import (Accumulate, Bar, Diverged, EMA, EpochLog, Gate, GiveXrays, Guard, Page, Penalty, Reseed,
@@ -134,7 +135,7 @@ def model_config(
     changes = model_class(config.model).changes_from(config, _config_before(before) if before else None, fitted)
     return replace(preset_of(config), **{**changes, **config.settings})
 
-# %% ../nbs/55_training.ipynb #7be4f040
+# %% ../nbs/55_training.ipynb #b4d4b1a2
 def learner(
     config:RunConfig,
     cohort, # of the class that the model declares
@@ -145,7 +146,7 @@ def learner(
 ):
     "The fastai `Learner` of a run, put back to where an earlier process left it."
     device = training_device(config.device)
-    dls = shared(cohort.dataloaders(config.batch_size, config.seed, device, config.num_workers, config.passes))
+    dls = shared(cohort.dataloaders(config.batch, config.seed, device, config.num_workers, config.passes or 1))
     make_items_on(dls, device)
     loss = criterion(config, model)
     cbs, state, reseed, score = _callbacks(config, model, run, floors)
@@ -182,7 +183,7 @@ def criterion(
     "What a run minimises."
     return model.criterion(config)
 
-# %% ../nbs/55_training.ipynb #0e2a3125
+# %% ../nbs/55_training.ipynb #f0f9f400
 def dry_run_step(
     config:RunConfig,
     model=None, # the model's config; default: what the run says
@@ -192,7 +193,7 @@ def dry_run_step(
     c, cls, kept = model or model_config(config), model_class(config.model), {}
     def made():
         net = kept['net'] = cls(c)
-        net.pretend_fitted(cases)
+        net.pretend_fitted(cases, config.base_copies)
         kept['loss'] = criterion(config, net)
         return net
     inputs, target, given = cls.example(c, config)
@@ -201,19 +202,7 @@ def dry_run_step(
     loss = lambda out: kept['loss'](out, empty(target), empty(given))
     return dict(model=made, inputs=inputs, loss=loss, copies=1, keep_grads=False)  # copies: the weights' moving average
 
-# %% ../nbs/55_training.ipynb #9d14c1d6
-def training_device(
-    asked:str='auto', # 'auto', 'cpu', 'cuda' or 'cuda:1'
-)->torch.device:
-    "A card where there is one, or the device that is asked for; one that isn't there is refused."
-    cards = [f'cuda:{i}' for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    if asked == 'auto': return torch.device('cuda' if cards else 'cpu')
-    there = ['cpu', *['cuda'][:len(cards)], *cards]
-    if asked not in there:
-        raise InputError(f'device={asked}: is not on this machine. Choose from auto, {", ".join(there)}')
-    return torch.device(asked)
-
-# %% ../nbs/55_training.ipynb #2509a82d
+# %% ../nbs/55_training.ipynb #4be1646e
 def check_memory(
     config:RunConfig,
     device:torch.device,
@@ -223,7 +212,7 @@ def check_memory(
     card = torch.cuda.get_device_properties(device)
     found = _vetted(config, f'{card.total_memory/1e9:.1f}GB')
     if found.fits: return
-    raise InputError(f'{config.model}:{config.preset}: a step of {config.batch_size} needs {found.needs/1e9:.1f} GB, '
+    raise InputError(f'{config.model}:{config.preset}: a step of {config.batch} needs {found.needs/1e9:.1f} GB, '
                      f'and {card.name} has {found.memory/1e9:.1f}. {_remedies(found)}')
 
 def _vetted(config, gpu):
@@ -263,6 +252,21 @@ def _precision(config, model, run, done):
     with torch.random.fork_rng():
         return choose_precision(config.precision, timed_step(config, model.config, device), device)
 
+# %% ../nbs/55_training.ipynb #4b4fa328
+def _settled(config, model, run, done, cohort, precision): # → batch_size, passes
+    "As the run was begun; else what suits this machine. Of several processes, the first decides."
+    if rank() or 'passes' in done or done and (run/'state.safetensors').exists():
+        said = done or read_json(run/'run.json')
+        return {k: said.get(k) or said['config'][k] or n for k, n in dict(batch_size=4, passes=1).items()}
+    if config.passes or not config.minutes: return dict(batch_size=config.batch, passes=config.passes or 1)
+    steps, known, chosen = len(cohort.parts['train'])/config.batch, precision.get('seconds'), precision['precision']
+    if not known:
+        device = training_device(config.device)
+        with torch.random.fork_rng():
+            step = timed_step(config, model.config, device)
+            known = {chosen: [seconds_of(lambda: step(chosen), device) for _ in range(2)][1]}
+    return dict(batch_size=config.batch, passes=choose_passes(config.minutes, known[chosen]*max(steps, 1)))
+
 # %% ../nbs/55_training.ipynb #ab29881f
 def fit(
     config:RunConfig,
@@ -279,7 +283,7 @@ def fit(
             return done
         with _claimed(run): return _fit(config, root, run, cache or run/'cache', done)
 
-# %% ../nbs/55_training.ipynb #1039e645
+# %% ../nbs/55_training.ipynb #da04c0f4
 def _fit(config, root, run, cache, done): # done: what `run.json` says so far
     check_precision(config.precision, device := training_device(config.device))
     check_memory(config, device)
@@ -291,8 +295,9 @@ def _fit(config, root, run, cache, done): # done: what `run.json` says so far
         _write(run, info)  # first: what else is in the folder belongs to this
         model, floors = build(config, cohort, run)
         info['precision'] = _precision(config, model, run, done)
+        info |= (settled := _settled(config, model, run, done, cohort, info['precision']))
         _write(run, info)
-    learn = learner(config, cohort, model, run, floors, info['precision']['precision'])
+    learn = learner(replace(config, **settled), cohort, model, run, floors, info['precision']['precision'])
     info |= dict(parameters=sum(p.numel() for p in model.parameters()), **floors)
     _write(run, info)
     _announce(info, done, cohort, learn.reseed)
@@ -340,7 +345,7 @@ def _train(learn, config):
     except InputError as e: raise type(e)(str(e).split('\n\t')[-1]) from e
     except torch.OutOfMemoryError as e: raise _out_of_memory(learn, config, e) from e
 
-# %% ../nbs/55_training.ipynb #a17b0c5f
+# %% ../nbs/55_training.ipynb #067ec22d
 def _out_of_memory(learn, config, error):
     "Save what is done, and say what would fit."
     learn.pred = learn.loss = learn.loss_grad = None
@@ -368,7 +373,7 @@ def _announce(info, done, cohort, place):
     about = f'{cohort}; {config["model"]}:{config["preset"]}, {info["parameters"]/1e6:.2f} M parameters'
     say(f'{about}; on the validation part {floors}' if floors else about)
     if valid < 5: say(f'Note: {valid} validation patients choose the best epoch, which is little evidence.')
-    if world() > 1: say(f'{world()} processes share each batch of {config["batch_size"]}.')
+    if world() > 1: say(f'{world()} processes share each batch of {info["batch_size"]}.')
     if not (place.start or place.past): return
     say(f'Resuming in epoch {place.start} after step {place.past - 1}.' if place.past else 'Resuming after epoch '
                                                                                            f'{place.start - 1}.')
@@ -379,7 +384,7 @@ def _announce(info, done, cohort, place):
             say(f'Note: begun with {was} {name}, now {now}: the weights will differ in their last bits from an '
                 'undisturbed run.')
 
-# %% ../nbs/55_training.ipynb #05cc4ff4
+# %% ../nbs/55_training.ipynb #6a69ed72
 def earlier_run(
     run:Path, # its folder
     config:RunConfig,
@@ -401,6 +406,7 @@ def earlier_run(
     new, old = (json.loads(json.dumps(c)) for c in (asdict(config), old))
     # they do not change what is learnt
     free = 'num_workers', 'figures', 'track', 'keep', 'shard', 'device', 'checkpointing'
+    free += tuple(k for k in ('passes', 'batch_size') if not getattr(config, k))  # settled where it was begun
     if different := [f'{k} was {old[k]}, now {new[k]}' for k in new if new[k] != old[k] and k not in free]:
         raise InputError(f'{run}: holds a run with other settings ({"; ".join(different)}); choose another folder, or '
                          'the same settings to resume')

@@ -74,8 +74,7 @@ class Volume:
             raise InputError('the affine must be an invertible 4×4 matrix')
         if self.spacing is not None and not np.allclose(s, self.spacing, atol=1e-4):
             raise InputError(f'spacing {self.spacing} contradicts the affine, whose steps are {tuple(s.round(4))} mm')
-        for k, v in dict(array=a, affine=A, spacing=tuple(float(x) for x in s.round(9)),
-                         meta=dict(self.meta or {})).items():
+        for k, v in dict(array=a, affine=A, spacing=tuple(map(float, s.round(9))), meta=dict(self.meta or {})).items():
             object.__setattr__(self, k, v)
 
     @property
@@ -87,7 +86,7 @@ class Volume:
     def with_array(self, array): return Volume(array, affine=self.affine, meta=self.meta)
     @cached_property
     def range(self):  # HU; several checks ask, one looks
-        ends = np.array([(a.min(), a.max()) for a in self.array])  # a slice is still in the cache when its maximum is asked
+        ends = np.array([(a.min(), a.max()) for a in self.array])  # a slice at a time: one pass through memory
         return float(ends[:, 0].min()), float(ends[:, 1].max())
     def tensor(self): return torch.from_numpy(np.ascontiguousarray(self.array))[None, None]  # (1, 1, D, H, W) HU
     def __repr__(self):

@@ -162,6 +162,7 @@ def check_slices(
                          f'{VOXELS:,} voxels; it is damaged, or must be cropped or down-sampled first')
     return _what_is_assumed(path, slices)
 
+# %% ../../nbs/12_dicom.ipynb #dae897e5
 def _what_is_assumed(path, slices):
     "Frames of reference of several slices, modified HU."
     notes, frames = [], {s.frame_of_reference for s in slices} - {''}

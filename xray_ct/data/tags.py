@@ -279,6 +279,7 @@ def stored_values(
     if a.dtype.itemsize*8 != cells.allocated: a = a.astype(cells.dtype)  # a codec's own choice
     return cells.values(a), cells.padded(a)
 
+# %% ../../nbs/10_tags.ipynb #cbc94f22
 def _compressed_cells(ds, cells, name):
     "JPEG knows no HighBit: the sample is the value, unless the whole cell was compressed."
     precision = _jpeg_precision(ds)

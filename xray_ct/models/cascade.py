@@ -73,7 +73,7 @@ def _check_pictures(mine, theirs):
         raise InputError(f'StageConfig: the stage before was trained with other {", ".join(differ)} ({values}); '
                          'the stages of a cascade share X-rays and field')
 
-# %% ../../nbs/44_cascade.ipynb #a460478e
+# %% ../../nbs/44_cascade.ipynb #a530a34a
 # (B,) weighted error of the prediction; (B, 1, D, H, W) x̂₀ as a volume
 Denoised = namedtuple('Denoised', 'loss volume')
 Condition = namedtuple('Condition', 'inputs vector tokens base')   # all that does not change while a sample is drawn
@@ -81,7 +81,7 @@ Condition = namedtuple('Condition', 'inputs vector tokens base')   # all that do
 class UnifiedCascadeStage(HybridModel):
     "X-rays → volume by conditional diffusion; with `previous`, refining the volume of the stage before."
     Config, kind, needs_target = StageConfig, 'cascade', True
-    run_fields = 'previous', 'projection'
+    run_fields = 'previous', 'projection', 'base_copies'
     presets = dict(
         tiny=dict(backbone='unet', prediction='x0', sample_steps=4, level=0., widths=(32, 80, 144, 144),
                   down_blocks=(0, 1, 1, 1), up_blocks=(1, 1, 1)),

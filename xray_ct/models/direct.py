@@ -6,7 +6,7 @@
 __all__ = ['fitted_buffers', 'XrayConfig', 'DirectConfig', 'check_encoder', 'XrayModel', 'DirectModel', 'coordinates',
            'direct_preset', 'volume_psnr', 'fit_base', 'measure_floors']
 
-# %% ../../nbs/42_direct.ipynb #7abaccc9
+# %% ../../nbs/42_direct.ipynb #f04415af
 import math
 from dataclasses import dataclass
 import torch
@@ -16,13 +16,14 @@ from fastcore.basics import patch
 from ..files import InputError
 from ..projector import Geometry, Projector, hu_to_mu
 from ..data.cohort import Cohort, CohortConfig
+from ..precision import training_device
 from ..losses import ReconstructionLoss
 from ..blocks.encoder import Features, XrayEncoder
 from ..blocks.depth import Lift, ResolutionDepthPriors
 from ..blocks.cnn import FusionStage
 from ..consistency import cg_correction
 from ..blocks.layers import UNet3d, norm3d, norm_is_degenerate, shuffle3d, unshuffle3d, zeroed
-from .base import Ridge, mean_volume
+from .base import ROWS, Ridge, fit_ridge, mean_volume
 from .saved import ModelConfig, SavedModel, backbones
 
 # %% ../../nbs/42_direct.ipynb #c042f5f9
@@ -106,12 +107,12 @@ def check_encoder(
                          'one pixel, and each group of '
                          'their norm a single value; give encoder_width=16 or more, or fewer encoder_levels.')
 
-# %% ../../nbs/42_direct.ipynb #14ff4a45
+# %% ../../nbs/42_direct.ipynb #e8f83c43
 class XrayModel(SavedModel):
     """X-rays (B, V, h, w) as line integrals → volume (B, 1, D, H, W) in model space, HU/1000; what every such model
     has in common."""
     data, reads = (CohortConfig, Cohort), 'xrays'
-    run_fields = 'l1', 'mse', 'ssim', 'projection'
+    run_fields = 'l1', 'mse', 'ssim', 'projection', 'base_copies'
     def __init__(self, config:XrayConfig):
         super().__init__(config)
         c, g = config, Geometry.from_dict(config.geometry)
@@ -327,7 +328,7 @@ def direct_preset(
     "A configuration by name."
     return DirectModel.preset(name, geometry, **changes)
 
-# %% ../../nbs/42_direct.ipynb #05491a3e
+# %% ../../nbs/42_direct.ipynb #0c11088c
 def volume_psnr(
     pred:Tensor,   # (B, 1, D, H, W) model space
     target:Tensor, # (B, 1, D, H, W)
@@ -336,20 +337,17 @@ def volume_psnr(
     mse = (pred.float().clamp(-1, 1) - target.clamp(-1, 1)).square().flatten(1).mean(1)
     return 10*torch.log10(4/mse.clamp_min(1e-12))
 
+# %% ../../nbs/42_direct.ipynb #63b71f10
 def fit_base(
     model:XrayModel,
     cohort:Cohort,
     base_cases:int=256, # a ridge base is fitted on at most so many training cases, the first ones
+    **kw # of `fit_ridge`: copies, seed, device
 )->Tensor: # (1, 1, D, H, W) model space
     "Fit the model's base on the training part; returns the mean training volume."
-    targets = cohort.targets('train')
-    mean, n = mean_volume(targets), min(base_cases, len(targets))
+    mean = mean_volume(cohort.targets('train'))
     if model.config.base == 'mean': model.set_base(mean)
-    if model.config.base == 'ridge':
-        own = cohort.dataset('train')
-        xrays = torch.stack([own[i][0] for i in range(n)])
-        patients, stride = cohort.patients('train'), model.config.work_stride
-        model.set_base(Ridge.fit(xrays, cohort.targets('train', n), patients=patients, stride=stride, half=True))
+    if model.config.base == 'ridge': model.set_base(fit_ridge(cohort, base_cases, model.config.work_stride, **kw))
     return mean
 
 def measure_floors(
@@ -363,7 +361,7 @@ def measure_floors(
     a, b = torch.tensor(scores).mean(0).tolist()
     return dict(mean_volume_psnr=a, base_psnr=None if model.config.base == 'none' else b)
 
-# %% ../../nbs/42_direct.ipynb #2f4c040b
+# %% ../../nbs/42_direct.ipynb #12fa1c49
 @patch(cls_method=True)
 def changes_from(cls:XrayModel, run, before=None, fitted=None)->dict: # as `SavedModel.changes_from`
     "The energy is the cohort's."
@@ -372,7 +370,8 @@ def changes_from(cls:XrayModel, run, before=None, fitted=None)->dict: # as `Save
 @patch
 def fit_before(self:XrayModel, run, cohort, cases=256)->dict: # as `SavedModel.fit_before`
     "Fit the base; the mean volume and the base are what the model must beat."
-    return measure_floors(self, fit_base(self, cohort, cases), cohort.dataset('valid'))
+    mean = fit_base(self, cohort, cases, copies=run.base_copies, seed=run.seed, device=training_device(run.device))
+    return measure_floors(self, mean, cohort.dataset('valid'))
 
 @patch
 def criterion(self:XrayModel, run)->nn.Module: # as `SavedModel.criterion`
@@ -390,10 +389,10 @@ def callbacks(self:XrayModel)->list:
 def example(cls:XrayModel, config, run)->tuple: # as `SavedModel.example`
     "Shapes of one training batch."
     g = Geometry.from_dict(config.geometry)
-    xrays, target = (run.batch_size, len(g.views), *g.det_shape), (run.batch_size, 1, *g.vol_shape)
+    xrays, target = (run.batch, len(g.views), *g.det_shape), (run.batch, 1, *g.vol_shape)
     return dict(xrays=xrays), target, xrays
 
-# %% ../../nbs/42_direct.ipynb #13a630ec
+# %% ../../nbs/42_direct.ipynb #d0392c57
 fitted_buffers = 'mean', 'residual_std'  # buffers that are fitted before training, beside a ridge base
 
 @patch
@@ -419,12 +418,13 @@ def set_fitted(self:XrayModel, tensors, head): # as `SavedModel.set_fitted`
     SavedModel.set_fitted(self, tensors, head)
 
 @patch
-def pretend_fitted(self:XrayModel, cases): # as `SavedModel.pretend_fitted`
+def pretend_fitted(self:XrayModel, cases, copies=0): # as `SavedModel.pretend_fitted`
     "A ridge base without data."
     c = self.root.config
     if c.base != 'ridge': return
     g = Geometry.from_dict(c.geometry)
-    self.root.ridge = Ridge(cases, (len(g.views), *g.det_shape), g.vol_shape, stride=c.work_stride, half=True)
+    rows = cases*(1 + min(copies, max(0, ROWS//cases - 1)))
+    self.root.ridge = Ridge(rows, (len(g.views), *g.det_shape), g.vol_shape, stride=c.work_stride, half=True)
 
 # %% ../../nbs/42_direct.ipynb #14135443
 from xray_ct.blocks.layers import ResBlock3d  # old paths, until 0.3

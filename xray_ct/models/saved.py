@@ -192,7 +192,7 @@ def use_autoencoder(self:SavedModel,
     "Replace the autoencoder."
     raise InputError(f'{self.kind}: this model has no autoencoder; leave {path} out.')
 
-# %% ../../nbs/40_saved.ipynb #73fb8251
+# %% ../../nbs/40_saved.ipynb #68847d69
 @patch
 def fitted_tensors(self:SavedModel)->dict: # name → tensor
     "What `fit_before` has fitted."
@@ -214,6 +214,7 @@ def set_fitted(self:SavedModel,
 @patch
 def pretend_fitted(self:SavedModel,
     cases:int, # training CTs
+    copies:int=0, # moved copies of each that a base learns from
 ):
     "Make room for what `fit_before` would fit, without data: `vet` counts it."
 

@@ -177,7 +177,7 @@ def refine(self:ThinNet,
         out[:, i:i + tile, j:j + tile] = 1000*part[:, i - a:i - a + tile, j - b:j - b + tile].cpu()
     return out
 
-# %% ../../nbs/46_thin.ipynb #af511f37
+# %% ../../nbs/46_thin.ipynb #d7f98f84
 class SliceLoss(nn.Module):
     "Weighted L1 and MSE in units of 100 HU, where an error of an interpolated edge counts alike in both."
     def __init__(self, l1=1., mse=1.):
@@ -204,7 +204,7 @@ def fit_before(self:SliceModel, run, cohort, cases=256)->dict: # as `SavedModel.
 @patch(cls_method=True)
 def example(cls:SliceModel, config, run)->tuple: # as `SavedModel.example`
     "Shapes of one training batch."
-    p, B = run.cohort, run.batch_size
+    p, B = run.cohort, run.batch
     n, m = p.slices, int(p.slices/min(p.ratios))
     inputs = dict(thick=(B, 1, m, p.crop, p.crop), operators=(B, 4, n, m), places=(B, n, 3))
     return inputs, (B, 1, n, p.crop, p.crop), None
