@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['about', 'app', 'state', 'no_memory', 'interrupted', 'no_space', 'rooms', 'moved', 'option', 'argument', 'Folder',
-           'Overwrite', 'Series', 'SliceMethod', 'Autoencoder', 'AdaptMinutes', 'go_on', 'common', 'warn', 'explain',
-           'main', 'check_places', 'check_at_least', 'check_choice', 'key_values', 'drr', 'reconstruct', 'interpolate',
-           'score', 'list_models']
+           'Overwrite', 'Series', 'Consistency', 'Weights', 'OwnModel', 'GeometryFile', 'KnownSlices', 'Prior',
+           'SliceMethod', 'Autoencoder', 'AdaptMinutes', 'go_on', 'common', 'warn', 'explain', 'main', 'check_places',
+           'check_at_least', 'check_choice', 'key_values', 'drr', 'reconstruct', 'interpolate', 'score', 'list_models']
 
 # %% ../nbs/73_cli.ipynb #a6a8e7a5
 import re, sys
@@ -219,26 +219,34 @@ def drr(
     named = ', '.join(map(str, g.views))
     print(f'{out}: {named} of {size}×{size} pixels of {g.pixel[0]:.3g} mm; line integrals up to {lines.max():.2f}')
 
-# %% ../nbs/73_cli.ipynb #a0d184cc
+# %% ../nbs/73_cli.ipynb #a77ab292
+Consistency = Annotated[bool, option(
+    '--consistency/--no-consistency', help='Correct the prediction by the measured X-rays.')]
+Weights = Annotated[Optional[Path], option(help=(
+    'Folder of a run of `xray_ct train`; default: the weights `chest` of the package.'))]
+OwnModel = Annotated[Optional[Path], option('--model', metavar='FILE.py', help=(
+    'Your own file that declares the model of --weights.'))]
+GeometryFile = Annotated[Optional[Path], option(help=(
+    'geometry.json of the pictures; default: the one beside AP, else their tags.'))]
+KnownSlices = Annotated[Optional[Path], option(metavar='DIR', help=(
+    'Folder of 1 to 20 real CT slices (DICOM) in the frame of reference of geometry.json.'))]
+Prior = Annotated[Optional[Path], option(metavar='CT', help=(
+    'An older or coarser CT of the patient; it is laid onto the prediction.'))]
+
+# %% ../nbs/73_cli.ipynb #c3582114
 @app.command()
 def reconstruct(
     ap: Annotated[Path, argument(metavar='AP', help=(
         'Frontal X-ray: DICOM (CR, DX) or 16-bit PNG. Files that name their view may come in any order.'))],
     lat: Annotated[Path, argument(metavar='LAT', help='Lateral X-ray.')],
     out: Folder,
-    weights: Annotated[Optional[Path], option(help=(
-        'Folder of a run of `xray_ct train`; default: the weights `chest` of the package.'))] = None,
-    model: Annotated[Optional[Path], option('--model', metavar='FILE.py', help=(
-        'Your own file that declares the model of --weights.'))] = None,
-    geometry: Annotated[Optional[Path], option(help=(
-        'geometry.json of the pictures; default: the one beside AP, else their tags.'))] = None,
+    weights: Weights = None,
+    model: OwnModel = None,
+    geometry: GeometryFile = None,
     truth: Annotated[Optional[Path], option(help='The true CT, if available: adds scores.')] = None,
-    known_slices: Annotated[Optional[Path], option(metavar='DIR', help=(
-        'Folder of 1 to 20 real CT slices (DICOM) in the frame of reference of geometry.json.'))] = None,
-    prior: Annotated[Optional[Path], option(metavar='CT', help=(
-        'An older or coarser CT of the patient; it is laid onto the prediction.'))] = None,
-    consistency: Annotated[bool, option(
-        '--consistency/--no-consistency', help='Correct the prediction by the measured X-rays.')] = True,
+    known_slices: KnownSlices = None,
+    prior: Prior = None,
+    consistency: Consistency = True,
     force: Annotated[bool, option('--force', help=(
         'Continue although `xray_ct check` finds the pictures not usable; the result says so.'))] = False,
     overwrite: Overwrite = False,

@@ -82,7 +82,7 @@ def choose_patients(
     chosen = dict.fromkeys(p for p in [*first, *order] if p is not None)
     return set(list(chosen)[:n or None])
 
-# %% ../../nbs/16_cohort.ipynb #4e9bdca5
+# %% ../../nbs/16_cohort.ipynb #8a8381a3
 @dataclass(frozen=True)
 class CohortConfig:
     "Grid, X-rays and augmentation of a cohort."
@@ -122,14 +122,6 @@ class CohortConfig:
                 limit = ', and below 1'*(k in ('scale', 'gain', 'jitter'))
                 raise InputError(f'{k}={getattr(self, k)}: must be 0 or more{limit}')
         check_life(self)
-        _check_tube(self)
-
-# %% ../../nbs/16_cohort.ipynb #ef7c43ac
-def _check_tube(self):
-    if self.xrays != 'grid' and self.sdd*(1 - self.jitter) < self.sid*(1 + self.jitter) and self.jitter:
-        raise InputError(f'jitter={self.jitter}: the tube of sid={self.sid:g} mm would come to lie behind the '
-                             f'detector of sdd={self.sdd:g} mm; '
-                             f'use at most {(self.sdd - self.sid)/(self.sdd + self.sid):.3f}')
 
 # %% ../../nbs/16_cohort.ipynb #9d81c901
 @patch

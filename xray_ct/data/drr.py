@@ -201,7 +201,7 @@ def whole_grid(shape, meta, move=(None, None)):
     # few shapes: each has tables of its own
     return (n if move[0] is None else 8*np.ceil(n/8)).astype(int).tolist()
 
-# %% ../../nbs/14_drr.ipynb #4999868e
+# %% ../../nbs/14_drr.ipynb #2f9af959
 LIFE = 'scatter', 'exposure', 'edges', 'curve', 'blades', 'marker' # switches that work on finished pictures
 MOST = dict(spectrum=1., turn=15., scatter=4., exposure=3., edges=3., curve=3., blades=.4, marker=1.)
 
@@ -215,6 +215,10 @@ def check_life(config): # has the fields of `MOST`, photons and views
             raise InputError(f'{k}={getattr(config, k)}: changes nothing without noise. Set photons, say to 1e5')
     if config.turn and config.views[-1] == 'ap':
         raise InputError(f'turn={config.turn}: the last view is ap, which has no angle. Put another one last')
+    c = config
+    if c.jitter and c.xrays != 'grid' and c.sdd*(1 - c.jitter) < c.sid*(1 + c.jitter):
+        raise InputError(f'jitter={c.jitter}: the tube of sid={c.sid:g} mm would come to lie behind the detector of '
+                         f'sdd={c.sdd:g} mm; use at most {(c.sdd - c.sid)/(c.sdd + c.sid):.3f}')
 
 # %% ../../nbs/14_drr.ipynb #f79f6c27
 def vary_geometry(

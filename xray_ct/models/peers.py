@@ -40,6 +40,7 @@ class DenseLayer(nn.Module):
         self.f = nn.Sequential(_before(n, 4*width, 1), _before(4*width, width, 3))
     def forward(self, x): return torch.cat([x, self.f(x)], 1)
 
+# %% ../../nbs/58_peers.ipynb #b6b637ff
 class DenseEncoder(nn.Module):
     "One picture as maps from fine to coarse, and one vector."
     def __init__(self,
@@ -233,6 +234,7 @@ _lengths = dict(x2ct=lambda c: len(c.channels) == len(c.layers) + 1, attention=l
                 swin=lambda c: len(c.layers) == 4 and c.channels[0] % 12 == 0,
                 implicit=lambda c: len(c.layers) == 2)
 
+# %% ../../nbs/58_peers.ipynb #2ed42d68
 @dataclass(frozen=True)
 class PeerConfig(ModelConfig):
     "Everything that rebuilds a `PeerModel`."
@@ -297,6 +299,7 @@ def set_geometry(self:PeerModel, g)->PeerModel:
     self.net.place(g)
     return self
 
+# %% ../../nbs/58_peers.ipynb #b0d86dfa
 @patch
 def forward(self:PeerModel,
     xrays:Tensor,      # (B, V, h, w) line integrals, dimensionless
@@ -310,11 +313,13 @@ def forward(self:PeerModel,
     start = self.base_volume(xrays, case) - float(c.base == 'none')
     return self.net((xrays - c.xray_offset)/c.xray_scale, start)
 
+# %% ../../nbs/58_peers.ipynb #dddeeb48
 @patch
 def callbacks(self:PeerModel)->list:
     "None: what `FeatureMonitor` watches is our encoder."
     return []
 
+# %% ../../nbs/58_peers.ipynb #90f76e44
 @patch
 @torch.no_grad()
 def explain(self:PeerModel, xrays): # (B, V, h, w) → prediction (B, 1, D, H, W), None, None
