@@ -104,6 +104,7 @@ def run_notebook(path, flags, threads=None): # in a process of its own
 
 def _forked(path, flags, file): # a child of the server of imports
     os.setsid()                                  # a group that can be ended as a whole
+    multiprocessing.set_start_method(None, force=True)   # the platform's own, as where no server is
     out, null = os.open(file, os.O_WRONLY | os.O_APPEND), os.open(os.devnull, os.O_RDONLY)
     for there, here in (null, 0), (out, 1), (out, 2): os.dup2(there, here)
     sys.modules['__main__'] = types.ModuleType('__main__')   # processes that a test spawns need none of this
