@@ -338,7 +338,6 @@ def model_fields():
                      'slab': (8, {}), 'checkpoint': (True, {}), 'base': ('none', {}),
                      'work_stride': (1, {})},
         peer={**{k: xray[k] for k in ('xray_offset', 'xray_scale', 'base')}, 'use_physics_loss': (True, {}),
-              'kev': (80., dict(use_physics_loss=True)),
               'geometry': (geometry(sid=400.).to_dict(), implicit), 'architecture': ('implicit', {}),
               'channels': ((4, 8, 8), {}), 'layers': ((1, 2), {}), 'width': (8, {}), 'points': (4, implicit)},
         thin={'widths': ((8, 16), {}), 'blocks': (2, {}), 'detail': (16, {}), 'consistent': (False, {})},
@@ -422,7 +421,8 @@ def test_fields(where, names, rows, seen):
 def test_models():
     for kind, rows in model_fields().items():
         if only and only not in kind and not any(only in f'{kind}.{f}' for f in rows): continue
-        names = [f.name for f in fields(config_of(kind))]
+        # a peer's own energy is what consistency takes: `test_energy`
+        names = [f.name for f in fields(config_of(kind)) if (kind, f.name) != ('peer', 'kev')]
         test_fields(kind, names, rows, lambda **kw: seen_of_model(kind, config_of(kind, **kw)))
 
 def test_vae():
@@ -465,8 +465,8 @@ def test_cohorts(cts, top):
     def seen(**kw):
         c = CohortConfig(**{**dict(size=16, spacing=20., det=16), **kw})
         cohort = Cohort.prepare(cts, c, top/'cache')
-        moved, still = cohort.dataset('train', augment=True, seed=1), cohort.dataset('train')
-        return dict(items=digest([list(moved[i]) for i in range(min(3, len(moved)))]), still=digest(list(still[0])),
+        moved, still = cohort.dataset('train', augment=True, seed=1, passes=6), cohort.dataset('train')
+        return dict(items=digest([list(moved[i]) for i in range(min(12, len(moved)))]), still=digest(list(still[0])),
                     geometry=digest(c.geometry().to_dict()), patients={k: cohort.patients(k) for k in cohort.parts})
     pictures = dict(xrays='paired')
     rows = {'size': (8, {}), 'spacing': (15., {}), 'xrays': ('grid', {}), 'views': (('pa', 'lat'), {}),
@@ -474,7 +474,7 @@ def test_cohorts(cts, top):
             'rotate': (0., {}), 'scale': (0., {}), 'shift': (0., {}), 'flip': (True, {}), 'gain': (.2, {}),
             'photons': (1e4, {}), 'jitter': (.02, {}), 'turn': (9., {}), 'spectrum': (.9, {}),
             'scatter': (2., dict(photons=1e5)), 'exposure': (2., dict(photons=1e4)), 'edges': (2., {}),
-            'curve': (1., {}), 'blades': (.3, {}), 'marker': (.9, {}),
+            'curve': (1., {}), 'blades': (.3, {}), 'marker': (.9, dict(det=48)),
             'paired_white': (3., pictures), 'vertical_flip': (True, pictures)}
     test_fields('CohortConfig', [f.name for f in fields(CohortConfig)], rows, seen)
     def pairs(**kw):
@@ -519,6 +519,7 @@ def test_runs(cts, top):
     rows = {'preset': ('base', {}), 'epochs': (2, {}), 'minutes': None, 'passes': (2, {}),
             'batch_size': (4, {}), 'accumulate': (2, dict(passes=2)), 'checkpointing': ('head', {}), 'lr': (1e-2, {}),
             'warmup': (.5, {}), 'weight_decay': (.5, {}), 'clip': (1e-3, {}), 'ema': (.2, {}), 'seed': (7, {}),
+            'base_copies': (1, {}),
             'l1': (0., {}), 'mse': (0., {}), 'ssim': (1., {}), 'projection': (1., {}), 'num_workers': (1, {}),
             'figures': (True, {}), 'track': ('tensorboard', {}), 'keep': (0, {}), 'precision': ('bf16', {}),
             'device': ('cpu', {}), 'cohort': (CohortConfig(**cohort, rotate=0.), {}),
@@ -596,7 +597,7 @@ def test_energy():
     "The energy of the cohort's X-rays is that of the model and of its losses."
     from xray_ct.data.cohort import CohortConfig
     from xray_ct.training import RunConfig, criterion, model_config
-    for kind in ('direct', 'hybrid', 'cascade', 'progressive'):
+    for kind in ('direct', 'hybrid', 'cascade', 'progressive', 'peer'):
         if only not in f'{kind}.kev': continue
         config = RunConfig(model=kind, epochs=1, projection=1., cohort=CohortConfig(kev=80.))
         check(f'{kind}.kev', model_config(config).kev == 80, 'the model does not get the energy of its cohort')

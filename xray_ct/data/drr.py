@@ -253,7 +253,7 @@ def _sides(u, n, size): # (B, V) shares from either side → (B, V, n) bool: the
     at = (torch.arange(n, device=u[0].device) + .5)/n
     return (at >= size*u[0][..., None]) & (at < 1 - size*u[1][..., None])
 
-# %% ../../nbs/14_drr.ipynb #1673672c
+# %% ../../nbs/14_drr.ipynb #5f1ae121
 def lifelike(
     lines, # (B, V, h, w) line integrals
     config, # with edges, curve, blades and marker
@@ -263,7 +263,7 @@ def lifelike(
     h, w = lines.shape[-2:]
     often = (u[:, :1, :4] < .5)[..., None, None].unbind(2)
     if config.edges:
-        k = 2*round(w/64) + 1
+        k = 2*max(1, round(w/64)) + 1
         mean = F.avg_pool2d(lines, k, 1, k//2, count_include_pad=False)
         lines = torch.where(often[0], lines + config.edges*u[..., 4, None, None]*(lines - mean), lines)
     if config.curve: lines = torch.where(often[1], bend_lines(lines, 2*u[..., 5:9] - 1, config.curve), lines)
