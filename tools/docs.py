@@ -21,7 +21,8 @@ config.read(root/'settings.ini', encoding='utf-8')
 config = config['DEFAULT']
 git_url = config['git_url']
 site_url = config['doc_host'] + config['doc_baseurl'] + '/'
-chapters = ['Space', 'Data', 'Mathematics', 'Blocks', 'Models', 'Training', 'Evidence', 'Use']   # by tens of the number
+chapters = ['Space', 'Data', 'Mathematics', 'Blocks', 'Models', 'Training', 'Evidence', 'Use',
+            'Other software']   # by tens of the number
 project = ['RESULTS.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'SECURITY.md', 'deploy/README.md']
 pictures = {'image/jpeg': 'jpg', 'image/png': 'png'}
 mathjax_config = 'TeX-AMS-MML_HTMLorMML-full'

@@ -280,7 +280,7 @@ def lifelike(
         lines = torch.where(often[2] & ~(rows[..., None] & cols[..., None, :]), 0., lines)
     return lines
 
-# %% ../../nbs/14_drr.ipynb #e1ddb24e
+# %% ../../nbs/14_drr.ipynb #caa43f76
 def vary_pictures(
     lines, # (B, V, h, w) line integrals
     config, # of the cohort
@@ -293,7 +293,7 @@ def vary_pictures(
         u = torch.cat([torch.rand(1, generator=g) for g in drawn])
         lines = lines - torch.log(1 + config.gain*(2*u - 1)).to(lines.device)[:, None, None, None]
     lives = augment and any(getattr(config, k) for k in LIFE)
-    own = [torch.rand(lines.shape[1]*16 + 4, generator=g) for g in drawn] if lives else [None]*len(drawn)
+    own: list = [torch.rand(lines.shape[1]*16 + 4, generator=g) for g in drawn] if lives else [None]*len(drawn)
     if config.photons: lines = torch.stack([_noisy(*row, config, noise) for row in zip(lines, own, drawn)])
     if not lives: return lines
     return lifelike(lines, config, torch.stack(own)[:, 4:].unflatten(1, (-1, 16)).to(lines.device))
