@@ -256,7 +256,7 @@ def _precision(config, model, run, done):
 def _settled(config, model, run, done, cohort, precision): # → batch_size, passes
     "As the run was begun; else what suits this machine. Of several processes, the first decides."
     if rank() or 'passes' in done or done and (run/'state.safetensors').exists():
-        said = done or read_json(run/'run.json')
+        said = read_json(run/'run.json') if rank() else done  # what another has just written
         return {k: said.get(k) or said['config'][k] or n for k, n in dict(batch_size=4, passes=1).items()}
     if config.passes or not config.minutes: return dict(batch_size=config.batch, passes=config.passes or 1)
     steps, known, chosen = len(cohort.parts['train'])/config.batch, precision.get('seconds'), precision['precision']
