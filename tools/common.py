@@ -132,7 +132,7 @@ def fork_notebook(path, flags, timeout): # (exit code, what it printed)
                 allowed = max(allowed, timeout*machines.slowness(again=True).wall)
                 p.join(max(0, allowed - (time.monotonic() - begun)))
             late = p.is_alive()
-            kill(p)                              # with what it has left behind
+            if late: kill(p)                     # with all that it started
             p.join()
         finally: running.discard(p)
         out = file.read()
