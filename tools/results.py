@@ -69,10 +69,8 @@ def direct():
     for kind in ('native', 'grid'):
         r = read(f'direct_{kind}')
         if r is None: continue
-        who = r.get('parts') or r['patients']
-        train = who['train'] if isinstance(who['train'], int) else len(who['train'])
-        out += [f'**{r["what"]}** ({r["rows"][0]["cases"]} test, {train} training patients; {r["steps"]} steps)',
-                scored(r['rows'])]
+        patients = f'{r["rows"][0]["cases"]} test, {len(r["parts"]["train"])} training patients'
+        out += [f'**{r["what"]}** ({patients}; {r["steps"]} steps)', scored(r['rows'])]
         for of in ('ridge', 'moved_ridge'):
             own = next((x for x in r['rows'] if f'psnr_body_gain_over_{of}' in x), None)
             if own: out.append(f'Inside the body, over {of.replace("moved_ridge", "ridge that saw moved patients")}: '

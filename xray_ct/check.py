@@ -316,7 +316,8 @@ def known_xrays(
     "X-rays of the patients behind a ridge base, as this acquisition would take them."
     ridge = getattr(getattr(model, 'root', model), 'ridge', None)
     if ridge is None or not len(ridge.volumes): return None
-    volumes = ridge.volumes[::max(1, len(ridge.volumes)//most)][:most].float()
+    volumes = ridge.volumes[:ridge.n//(1 + ridge.copies)]  # without moved copies
+    volumes = volumes[::max(1, len(volumes)//most)][:most].float()
     volumes = F.interpolate(volumes[:, None], model.geometry.vol_shape)
     mu = lambda v: hu_to_mu(Window.named('full').inverse(v[None].clamp(-1, 1)), model.config.kev)
     return np.stack([model.projector(mu(v))[0].cpu().numpy() for v in volumes])

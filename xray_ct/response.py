@@ -56,10 +56,10 @@ def curves_of(
     first, # (V, h, w) line integrals, the first guess
 )->tuple: # list of (knots, curve), one a view; logarithm of how far the scale was moved
     "Curves under which the volume that the model makes of the pictures projects onto them."
-    free, kev = ~np.asarray(known)[:, None, None], model.config.kev
+    free, kev, device = ~np.asarray(known)[:, None, None], model.config.kev, next(model.parameters()).device
     def projected(x):
-        volume = Window.named('full').inverse(model(torch.from_numpy(x)[None]).float().clamp(-1, 1))
-        return model.projector(hu_to_mu(volume, kev))[0].numpy()
+        volume = Window.named('full').inverse(model(torch.from_numpy(x)[None].to(device)).float().clamp(-1, 1))
+        return model.projector(hu_to_mu(volume, kev))[0].cpu().numpy()
     def bent(x, p):
         curves = [rising(a[c], b[c]) for a, b, c in zip(grey, p, covered)]
         new = np.stack([np.interp(g, *curve) for g, curve in zip(grey, curves)])

@@ -16,7 +16,7 @@ from ..physics import hu_to_mu
 from ..projector import Projector
 from ..volume import AIR
 from .cohort import CTDataset
-from .drr import TO_LPS, beam_lines, random_affine, vary_geometry, vary_pictures, whole_grid
+from .drr import MOST, TO_LPS, beam_lines, random_affine, vary_geometry, vary_pictures, whole_grid
 
 # %% ../../nbs/19_items.ipynb #e23b3d4d
 def source_steps(
@@ -218,8 +218,8 @@ def moved_copies(
     from tqdm.auto import tqdm
     ds = cohort.dataset('train', augment=True, seed=seed)
     c = ds.config if type(ds) is CTDataset and ds.augment else None
-    varies = 'rotate scale shift flip gain photons jitter turn spectrum scatter exposure edges curve blades marker'
-    if not c or not any(getattr(c, k) for k in varies.split()): return
+    varies = 'rotate', 'scale', 'shift', 'flip', 'gain', 'photons', 'jitter', *MOST
+    if not c or not any(getattr(c, k) for k in varies): return
     items = Items(ds, device)
     for k in tqdm(range(n*copies), desc='moving patients', disable=None, delay=2, leave=False):
         ds.epoch = -1 - k//n
