@@ -109,7 +109,7 @@ metrics = [
     ("psnr(p[m], t[m], 2000)", "psnr(p, t, 2000)"),
     ("vx, vy, cov, C1, C2 = k*(xx - mx*mx)", "vx, vy, cov, C1, C2 = (xx - mx*mx)"),
     ("'lung': (-950, -500)", "'lung': (-950, -300)"),
-    ("fill.SetFullyConnected(True)", "fill.SetFullyConnected(False)"),
+    ("plane[1] = True", "plane[1, 1] = plane[1, :, 1] = True"),
     ("return 2*int((a & b).sum())/total", "return int((a & b).sum())/total"),
     ("dice_airspace=dice(own & (pred < AIR_FILLED)", "dice_airspace=dice(body & (pred < AIR_FILLED)"),
     ("edge_match=float((dp*dt).sum()", "edge_match=float(abs(dp*dt).sum()"),
@@ -214,6 +214,15 @@ ranks = [
 ]
 
 files = [
+    ("at.mean() > 2*(rest.mean() if len(rest) else 0) + 1", "at.mean() > 2000*(rest.mean() if len(rest) else 0) + 1"),
+    ("marks |= 1 << int(place)", "marks |= 1"),
+    ("high - stored < int(place) <= high", "high < int(place)"),
+    ("odd &= ~padded", "pass"),
+    ("which {\"falls\" if down else \"rises\"}'] = down != turned",
+     "which {\"falls\" if down else \"rises\"}'] = not down"),
+    ("sorted(set(range(1, total + 1)) - there)", "sorted(set(range(1, total)) - there)"),
+    ("gap = ends[0] - high if more else low - ends[1]", "gap = low - ends[1]"),
+    ("0 <= gap <= .02*(high - low)", "0 <= gap <= 2*(high - low)"),
     ("intensity = x if inverted else top - x", "intensity = top - x if inverted else x", 'radiograph', 'reconstruct'),
     ("more, assumed, inside, (1 << _bits(ds)) - 1)", "not more, assumed, inside, (1 << _bits(ds)) - 1)", 'radiograph'),
     ("relative_log(x, relation, more != falls, assumed, inside)", "relative_log(x, relation, more, assumed, inside)"),

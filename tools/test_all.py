@@ -95,7 +95,8 @@ def items(a):
     return ([(f'check: {n}', partial(checked, f), True) for n, f in checks.items()] +
             [(f'{name(f)} [run]', partial(test_run, f, limit), False) for f in runs] +
             [(f'{name(f)} [unknown parameter]', partial(test_refusal, f, limit), False) for f in runs] +
-            [(name(f), partial(test_notebook, f, [], limit), False) for f in nbs if not is_run(f)])
+            [(name(f), partial(test_notebook, f, [], limit), False)
+             for f in sorted(nbs, key=lambda f: f.stem != 'colab') if not is_run(f)])
 
 def numeric(f): return not is_run(f) and not f.stem.startswith(tuple(not_numeric)) and module_of(f)
 

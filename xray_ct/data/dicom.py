@@ -157,10 +157,20 @@ def check_slices(
         if len(kinds) > 1:
             raise InputError(f'{path}: holds {len(kinds)} {what}: {", ".join(map(repr, kinds))}; export each as a '
                              'series of its own')
+    _check_parts(path, slices)
     if len(slices)*math.prod(slices[0].shape) > VOXELS:
         raise InputError(f'{path}: has {len(slices)} slices of {slices[0].shape[0]}×{slices[0].shape[1]}, more than '
                          f'{VOXELS:,} voxels; it is damaged, or must be cropped or down-sampled first')
     return _what_is_assumed(path, slices)
+
+def _check_parts(path, slices):
+    "A large enhanced CT may lie in several files, a concatenation (PS3.3, C.7.6.16.1); all of them are needed."
+    parts = {s.part for s in slices if s.part}
+    for uid in {p[0] for p in parts}:
+        there, total = {p[1] for p in parts if p[0] == uid}, max(max(p[1:]) for p in parts if p[0] == uid)
+        if missing := sorted(set(range(1, total + 1)) - there):
+            raise InputError(f'{path}: is {len(there)} of {total} files that make one CT (ConcatenationUID); number '
+                             f'{", ".join(map(str, missing[:5]))} is not here. Copy all of them into one folder')
 
 # %% ../../nbs/12_dicom.ipynb #dae897e5
 def _what_is_assumed(path, slices):
@@ -211,7 +221,7 @@ def stored_voxels(
         data = f.read()
     if len(data) != 2*math.prod(s.shape): return None
     a = np.frombuffer(data, s.cells.dtype).reshape(s.shape)
-    return s.cells.values(a), s.cells.padded(a)
+    return s.cells.picture(a, s.name)
 
 def read_pixels(
     s:Slice,

@@ -14,7 +14,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Callable, Iterable
 from .archive import open_files
-from .tags import Cells, DAMAGED, read_dataset, stored_values, tag_numbers
+from .tags import Cells, DAMAGED, OVERLAYS, read_dataset, stored_values, tag_number, tag_numbers
 from .write_dicom import KEPT
 from ..files import InputError, check_file
 from ..formats import FORMATS
@@ -48,6 +48,7 @@ class Slice:
     stack: tuple = () # StackID, TemporalPositionIndex of a frame
     frame: tuple|None = None # (the file's `Frames`, which of them)
     inside: tuple = () # the frames of a multi-frame file
+    part: tuple|None = None # of a CT in several files: ConcatenationUID, InConcatenationNumber and …TotalNumber
 
     @property
     def thickness(self):
@@ -69,7 +70,9 @@ TAGS = META + ('SOPClassUID', 'SOPInstanceUID', 'SeriesNumber', 'Modality', 'Ima
                'PixelPaddingValue',
                'PixelPaddingRangeLimit', 'PixelSpacing', 'ImagePositionPatient', 'ImageOrientationPatient',
                'RescaleSlope', 'RescaleIntercept',
-               'RescaleType', 'SharedFunctionalGroupsSequence', 'PerFrameFunctionalGroupsSequence')
+               'RescaleType', 'SharedFunctionalGroupsSequence', 'PerFrameFunctionalGroupsSequence',
+               'ConcatenationUID', 'InConcatenationNumber', 'InConcatenationTotalNumber',
+               *(group | e for group in OVERLAYS for e in (0x100, 0x102, 0x3000)))
 CT_CLASSES = tuple(f'1.2.840.10008.5.1.4.1.1.2{k}' for k in ('', '.1', '.2'))  # also where Modality is missing
 CAPTURE = '1.2.840.10008.5.1.4.1.1.7'  # secondary captures: pictures of a screen, dose reports
 
@@ -102,6 +105,7 @@ def to_slice(
         ('pixel', 'PixelSpacing', 2), ('position', 'ImagePositionPatient', 3),
         ('orientation', 'ImageOrientationPatient', 6))}
     slope, intercept = known(tag_numbers, ds, 'RescaleSlope', 1), known(tag_numbers, ds, 'RescaleIntercept', 1)
+    part = [tag_number(ds, f'InConcatenation{k}') or 0 for k in ('Number', 'TotalNumber')]
     colour = (int(ds.get('SamplesPerPixel') or 1) > 1 or int(ds.get('BitsAllocated') or 16) < 16
               or (word('PhotometricInterpretation') or 'MONOCHROME2') not in ('MONOCHROME1', 'MONOCHROME2'))
     return Slice(name, open_, word('SOPInstanceUID'), word('SeriesInstanceUID'), word('SeriesNumber'),
@@ -112,14 +116,15 @@ def to_slice(
                  and slope + intercept,
                  quantity=word('RescaleType').strip().upper(), frame_of_reference=word('FrameOfReferenceUID'),
                  meta=_meta(ds),
-                 wrong=wrong[0] if wrong else '', plain=plain)
+                 wrong=wrong[0] if wrong else '', plain=plain,
+                 part=(word('ConcatenationUID'), *map(int, part)) if part[0] else None)
 
 # %% ../../nbs/11_find.ipynb #77c9b825
 @lru_cache(None)
 def _tag(key):
     from pydicom.datadict import tag_for_keyword
     from pydicom.tag import Tag
-    return Tag(tag_for_keyword(key))
+    return Tag(tag_for_keyword(key) if isinstance(key, str) else key)
 
 class Header:
     "A pydicom dataset's `get`, which converts equal bytes once."
@@ -128,7 +133,7 @@ class Header:
     def get(self, key, default=None):
         raw = self.ds.get_item(_tag(key))
         if raw is None: return default
-        if not raw.is_raw or key.startswith('PixelPadding'):
+        if not raw.is_raw or not isinstance(key, str) or key.startswith('PixelPadding'):
             return self.ds.get(key, default)  # signed or not: that is said elsewhere
         bytes_ = key, raw.VR, raw.value, raw.is_implicit_VR, raw.is_little_endian, self.letters
         if bytes_ not in self.known:

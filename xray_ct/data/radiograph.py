@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPPOSITE', 'ANGLE', 'KINDS', 'LENGTHS', 'PLAIN', 'PICTURES', 'Xray', 'named_view', 'find_view', 'hang',
-           'picture_area', 'check_radiograph', 'check_lengths', 'open_png', 'read_xray', 'read_xrays']
+           'picture_area', 'air_in_padding', 'check_radiograph', 'check_lengths', 'open_png', 'read_xray', 'read_xrays']
 
 # %% ../../nbs/13_radiograph.ipynb #fb5e0468
 import io, warnings
@@ -191,6 +191,19 @@ def picture_area(
     if hidden: assumed.append(f'{hidden:.1%} of the picture lie outside (padding, shutter or collimator): taken as air')
     return inside
 
+def air_in_padding(
+    stored, # (h, w) stored values
+    padded, # (h, w) bool of `stored_values`, or None
+    inside, # (h, w) bool: the picture
+    more:bool, # does a higher stored value mean more X-rays?
+)->np.ndarray: # (h, w) bool
+    "Which padding is the picture's own air: its value follows on the picture's airy end, within 2 % of the range."
+    if padded is None or padded.mean() < .01: return np.zeros(stored.shape, bool)
+    low, high = stored[inside].min(), stored[inside].max()
+    ends = stored[padded].min(), stored[padded].max()
+    gap = ends[0] - high if more else low - ends[1]
+    return padded if 0 <= gap <= .02*(high - low) else np.zeros(stored.shape, bool)
+
 # %% ../../nbs/13_radiograph.ipynb #3758970a
 KINDS = ('CR', 'DX', 'DR', 'RG', 'PX', 'RF', 'XA', 'OT', '')
 LENGTHS = {'ImagerPixelSpacing': 2, 'PixelSpacing': 2, 'NominalScannedPixelSpacing': 2, 'DistanceSourceToDetector': 1,
@@ -277,14 +290,17 @@ def _pixel(tags, assumed): # plain tags, list that gets a sentence
     return spacing, 'detector'
 
 # %% ../../nbs/13_radiograph.ipynb #9df75653
-def _grey(ds, stored, inside, assumed):
-    "(h, w) float32 of stored values: line integrals, or relative attenuation; and which of the two."
+def _grey(ds, stored, padded, inside, assumed):
+    "(h, w) float32 of stored values: line integrals, or relative attenuation; which of the two; and the picture."
     x, falls = modality_values(ds, stored)
     part = x[inside]
     if not np.isfinite(part).all() or part.min() == part.max():
         raise InputError('is constant or contains NaN; it is no radiograph, so give the original image')
-    if str(ds.get('RescaleType', '')) == CALIBRATED: return np.where(inside, x, 0).astype(np.float32), True
+    if str(ds.get('RescaleType', '')) == CALIBRATED: return np.where(inside, x, 0).astype(np.float32), True, inside
     more = polarity(ds, stored, inside, falls, voi_falls(ds, part), assumed)
+    if (air := air_in_padding(stored, padded, inside, more)).any():
+        inside = inside | air
+        assumed.append('PixelPaddingValue is the value of air in this picture: taken as part of it')
     relation = str(ds.get('PixelIntensityRelationship') or '').upper()
     if relation == 'LIN':  # it speaks of stored values, too
         if stored[inside].min() < 0: stored, more = x, more != falls  # an intensity is not: the rescale makes one
@@ -293,7 +309,7 @@ def _grey(ds, stored, inside, assumed):
     if _bits(ds) <= 8: assumed.append('8 bits: at most 256 levels of grey')
     if str(ds.get('BurnedInAnnotation', '')).upper() == 'YES':
         assumed.append('text is burnt into the picture (BurnedInAnnotation): it is read as attenuation')
-    return x, False
+    return x, False, inside
 
 def _plain_tags(ds, swap):
     tags = {k: float(v) if isinstance(v, (int, float)) else str(v) for k in PLAIN if (v := ds.get(k)) not in (None, '')}
@@ -309,7 +325,7 @@ def _read_dicom(path, data, view=None):
     stored, padded = stored_values(ds, path)
     if view is None: view, guessed = named_view(ds, assumed)
     inside = picture_area(ds, stored.shape, padded, assumed)
-    x, calibrated = _grey(ds, stored, inside, assumed)
+    x, calibrated, inside = _grey(ds, stored, padded, inside, assumed)
     letters = list(ds.get('PatientOrientation') or [])
     x, swap = hang(x, letters, view, assumed)
     outside = None if inside.all() else hang(~inside, letters, view, [])[0]
