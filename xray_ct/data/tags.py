@@ -220,6 +220,7 @@ def _are_cut(how, cells, values, padded):
     if above(a.min()) in empty and above(a.max()) in empty: return False
     odd, v = ~np.isin(above(a), empty), values.astype(np.int64)
     if padded is not None: odd &= ~padded
+    if odd.mean() > .05: return False  # metal is small
     at, rest = [], []
     for axis in (-1, -2):
         jump, edge = abs(np.diff(v, axis=axis)), np.diff(odd, axis=axis)
