@@ -53,13 +53,13 @@ def check_sync():
     made, ours = files(folder), files(root)
     shutil.rmtree(folder)
     def why(f): return 'no notebook exports it' if f not in made else 'missing' if f not in ours else 'differs'
-    return [f'{f}: {why(f)}; run nbdev_export' for f in sorted({*made, *ours}) if made.get(f) != ours.get(f)]
+    return [f'{f}: {why(f)}. Run nbdev_export' for f in sorted({*made, *ours}) if made.get(f) != ours.get(f)]
 
 def check_clean():
     "nbdev_clean would change nothing."
     folder = copy_and('from nbdev.clean import nbdev_clean; nbdev_clean.__wrapped__()')
     def cleaned(f): return (folder/f.relative_to(root)).read_bytes()
-    out = [f'{name(f)}: is not clean; run nbdev_clean' for f in notebooks() if cleaned(f) != f.read_bytes()]
+    out = [f'{name(f)}: is not clean. Run nbdev_clean' for f in notebooks() if cleaned(f) != f.read_bytes()]
     shutil.rmtree(folder)
     return out
 
@@ -71,7 +71,7 @@ def check_executed():
         cells = code(f)
         speaks = any(c.source.strip() and not directive(c, silent) for c in cells)
         if speaks and not any(c.outputs for c in cells):
-            out.append(f'{name(f)}: no output is saved; run `make notebook NB={name(f)}`')
+            out.append(f'{name(f)}: no output is saved. Run `make notebook NB={name(f)}`')
         if any(o.output_type == 'error' for c in cells for o in c.outputs):
             out.append(f'{name(f)}: a saved output is an error')
         text = f.read_text(encoding='utf-8')
@@ -171,7 +171,7 @@ def check_rooms():
         tree = tree_of(f)
         for n in public_names(tree):
             if not n.startswith('_') and n not in shared_names: homes[n].add(module)
-        out += [f'{name(f)}: imports {n} from {source}; give it a public name there' for source, n in imports(tree)
+        out += [f'{name(f)}: imports {n} from {source}. Give it a public name there' for source, n in imports(tree)
                 if n and n.startswith('_') and source.split('.')[0] == 'xray_ct']
         lines = len((root/'xray_ct'/(module.replace('.', '/') + '.py')).read_text(encoding='utf-8').splitlines())
         if lines > max_module:
@@ -213,7 +213,7 @@ def check_environment():
     out = []
     for r in requirements():
         try: version = metadata.version(r.name)
-        except metadata.PackageNotFoundError: out.append(f'{r}: is not installed; run make install')
+        except metadata.PackageNotFoundError: out.append(f'{r}: is not installed. Run make install')
         else:
             if not r.specifier.contains(version, prereleases=True): out.append(f'{r}: version {version} is installed')
     asked, providers = with_dependencies(), metadata.packages_distributions()
@@ -283,7 +283,7 @@ def texts(f):
             if isinstance(n, ast.Constant) and isinstance(n.value, str)]
 
 def check_remedies():
-    "Every option and command of ours that a message names can be typed."
+    "Every option and command of ours that a message names can be typed, and a remedy is a sentence of its own."
     import typer
     from importlib import import_module
     from xray_ct import cli
@@ -299,6 +299,8 @@ def check_remedies():
             words = set(re.findall(r'xray_ct ([a-z][a-z-]+)', text)) - {'phantoms', *known}
             flags = set(re.findall(r'(?<![\w-])--[a-z][\w-]+', text)) - options - foreign
             out += [f'{name(f)}: names {w}, which does not exist: {text[:60]!r}' for w in sorted(words | flags)]
+            if re.search(r'; (give|choose|export|copy|correct|convert|leave|remove|check the|use) ', text):
+                out.append(f'{name(f)}: what helps is a sentence of its own (`what is wrong. Remedy`): {text[:60]!r}')
     return out
 
 def check_command():

@@ -214,7 +214,7 @@ def baselines(
     known = train if isinstance(train, Known) else Known(*train, projector, window, ridge, kev)
     if known.xrays.shape[1:] != xrays.shape[1:]:
         raise InputError(f'baselines: the training X-rays are {tuple(known.xrays.shape[1:])} each (views, rows, '
-                         f'columns), the others {tuple(xrays.shape[1:])}; use one acquisition for both')
+                         f'columns), the others {tuple(xrays.shape[1:])}. Use one acquisition for both')
     return {name: f(known, xrays, **(settings or {}).get(name, choices[0]))
             for name, (f, choices) in BASELINES.items() if only is None or name in only}
 

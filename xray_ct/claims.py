@@ -72,9 +72,9 @@ def measured(
     "Mean and sample standard deviation of what several seeds gave."
     values = [float(v) for v in (values if isinstance(values, (list, tuple)) or hasattr(values, '__len__')
                                  else [values])]
-    if not values: raise InputError('measured: no values; give one number for each seed')
+    if not values: raise InputError('measured: no values. Give one number for each seed')
     if not all(map(math.isfinite, values)):
-        raise InputError(f'measured: {values} are not all finite; leave a diverged run out by name, or clip and say so')
+        raise InputError(f'measured: {values} are not all finite. Leave a diverged run out by name, or clip and say so')
     return dict(mean=statistics.fmean(values), spread=statistics.stdev(values) if len(values) > 1 else None,
                 n=len(values), values=values)
 
@@ -325,7 +325,7 @@ def _refuse(row, name):
     for key, what in dict(command='without the command of its run', seeds='without seeds',
                           values='without measured values', rule='without the rule that gave the verdict',
                           reason='without a sentence of reason').items():
-        if not row.get(key): raise no(f'a claim {what} is only a claim; give `{key}`')
+        if not row.get(key): raise no(f'a claim {what} is only a claim. Give `{key}`')
     if row.get('verdict') not in VERDICTS:
         raise no(f'the verdict {row.get("verdict")!r} is not one of {", ".join(VERDICTS)}')
     if row['verdict'] == 'open' and not row.get('settle'):
@@ -336,11 +336,11 @@ def _refuse(row, name):
         if not isinstance(v, dict) or not {'mean', 'spread', 'n', 'values'} <= set(v):
             raise no(f'the value {k!r} has no mean, spread, n and values')
         if not _near(v, measured(v['values'])):
-            raise no(f'the value {k!r} is not the mean and spread of its own list; run it again')
+            raise no(f'the value {k!r} is not the mean and spread of its own list. Run it again')
     missing = [k for k in row.get('headline', []) if k not in row['values']]
     if missing: raise no(f'the headline names {missing[0]!r}, which is not among the values')
     place = _local({k: v for k, v in row.items() if k != 'provenance'})
-    if place: raise no(f'{place} is a place on one computer; give paths relative to the top of the repository')
+    if place: raise no(f'{place} is a place on one computer. Give paths relative to the top of the repository')
 
 # %% ../nbs/63_claims.ipynb #0ed98d5d
 def write_claim(

@@ -42,7 +42,7 @@ def warn(
     say(sentence)
 
 # %% ../nbs/73_cli.ipynb #df0a97cb
-no_memory = 'not enough memory; choose a smaller --size or a larger --spacing, or crop or down-sample the CT'
+no_memory = 'not enough memory. Choose a smaller --size or a larger --spacing, or crop or down-sample the CT'
 interrupted = 'interrupted; nothing half-written is left'
 no_space = 'the disk is full: free some space or choose another output folder'
 
@@ -55,7 +55,7 @@ def explain(
     if isinstance(e, KeyboardInterrupt): return 128 + (state['stopped'] or 2), interrupted
     if isinstance(e, (InputError, FloatingPointError)): return 2, text
     if 'os error 28' in text: return 2, no_space  # safetensors raises its own class
-    if isinstance(e, OSError) and e.filename: return 2, f'{e.filename}: {e.strerror}; check the name and the disk'
+    if isinstance(e, OSError) and e.filename: return 2, f'{e.filename}: {e.strerror}. Check the name and the disk'
     if isinstance(e, MemoryError) or "can't allocate memory" in text or 'out of memory' in text: return 2, no_memory
     return 1, f'unexpected {type(e).__name__}: {text}\nRun again with --debug for the traceback.'
 
@@ -108,7 +108,7 @@ def _check_there(paths):
     "Refuse absent inputs."
     from xray_ct.files import InputError
     for p in paths:
-        if not p.exists(): raise InputError(f'{p}: no such file or folder; check the name')
+        if not p.exists(): raise InputError(f'{p}: no such file or folder. Check the name')
 
 def _check_apart(out, inputs):
     "Refuse an output folder that contains an input, or the current folder."
@@ -117,16 +117,16 @@ def _check_apart(out, inputs):
     for p in (*inputs, Path()):
         if here not in (p.resolve(), *p.resolve().parents): continue
         what = 'the current folder' if p == Path() else f'the input {p}'
-        raise InputError(f'{out}: holds {what}; choose a new folder for the output')
+        raise InputError(f'{out}: holds {what}. Choose a new folder for the output')
 
 def _check_free(out, result, overwrite):
     "Refuse a full output folder, and --overwrite where it would remove something else."
     from xray_ct.files import InputError
     if not (out.is_dir() and any(out.iterdir())): return
     if overwrite and not (out/result).is_file():
-        raise InputError(f'{out}: holds no earlier result (no {result}), so --overwrite does not remove it; '
-                         'choose another folder, or remove it yourself')
-    if result and not overwrite: raise InputError(f'{out}: already exists; choose another name, or add --overwrite')
+        raise InputError(f'{out}: holds no earlier result (no {result}), so --overwrite does not remove it. '
+                         'Choose another folder, or remove it yourself')
+    if result and not overwrite: raise InputError(f'{out}: already exists. Choose another name, or add --overwrite')
 
 # %% ../nbs/73_cli.ipynb #4f9df9ae
 def check_places(
@@ -142,7 +142,7 @@ def check_places(
         _check_there(inputs)
         _check_apart(out, inputs)
         _check_free(out, result, overwrite)
-    except OSError as e: raise InputError(f'{e.filename}: {e.strerror}; check the name') from None
+    except OSError as e: raise InputError(f'{e.filename}: {e.strerror}. Check the name') from None
 
 # %% ../nbs/73_cli.ipynb #93c880d6
 def check_at_least(
@@ -161,7 +161,7 @@ def check_choice(
 ):
     "Refuse a word that is none of the choices."
     from xray_ct.files import InputError
-    if value not in choices: raise InputError(f'{name} {value} is unknown; choose from {", ".join(choices)}')
+    if value not in choices: raise InputError(f'{name} {value} is unknown. Choose from {", ".join(choices)}')
 
 def key_values(
     pairs:list, # of KEY=VALUE, or None

@@ -39,12 +39,12 @@ def check_training(
     settings = key_values(set_)
     if (epochs > 0) == (minutes > 0): raise InputError('--minutes, --epochs: give one of the two, above 0')
     check_at_least('--processes', processes, 1)
-    if cts.is_file(): raise InputError(f'{cts}: is a file; give the folder of CTs that holds it')
-    if not cts.is_dir(): raise InputError(f'{cts}: no such folder; check the name')
+    if cts.is_file(): raise InputError(f'{cts}: is a file. Give the folder of CTs that holds it')
+    if not cts.is_dir(): raise InputError(f'{cts}: no such folder. Check the name')
     check_places(out, [cts])
     if out.is_dir() and not (out/'run.json').is_file():
         other = sorted(p.name for p in out.iterdir() if p.name != 'cache' and not p.name.startswith('.'))
-        if other: raise InputError(f'{out}: holds {other[0]} but no run (no run.json); choose a new folder')
+        if other: raise InputError(f'{out}: holds {other[0]} but no run (no run.json). Choose a new folder')
     return settings
 
 # %% ../nbs/76_cli_training.ipynb #15844028
@@ -69,7 +69,7 @@ def check_config(
     except InputError: raise
     except Exception as e:
         why = f'these settings do not make a model ({str(e)[:200]})'
-        raise InputError(f'{why}; check --size, --spacing and --set') from None
+        raise InputError(f'{why}. Check --size, --spacing and --set') from None
 
 # %% ../nbs/76_cli_training.ipynb #7c735f38
 @app.command()
@@ -151,8 +151,8 @@ def preprocess(
     from xray_ct.files import InputError
     i, n = _share(shard)
     check_at_least('--processes', processes, 1)
-    if cts.is_file(): raise InputError(f'{cts}: is a file; give the folder of CTs that holds it')
-    if not cts.is_dir(): raise InputError(f'{cts}: no such folder; check the name')
+    if cts.is_file(): raise InputError(f'{cts}: is a file. Give the folder of CTs that holds it')
+    if not cts.is_dir(): raise InputError(f'{cts}: no such folder. Check the name')
     check_places(cache, [cts])
     from xray_ct.data.cohort import CohortConfig, cache_files, find_cases, prepare_case, prepare_cases
     from xray_ct.data.pairs import PairConfig, prepare_series
@@ -199,7 +199,7 @@ def train_slices(
 ):
     "Train a network for thin slices, then score it. It is for `interpolate --weights`; scores use unseen patients."
     from xray_ct.files import InputError
-    if vae and model == 'thin': raise InputError(f'--vae {vae}: belongs to --model latent; leave it out')
+    if vae and model == 'thin': raise InputError(f'--vae {vae}: belongs to --model latent. Leave it out')
     settings = dict(ratios=ratios, **check_training(cts, out, set_, epochs, minutes, processes))
     from xray_ct.models.saved import chosen_model
     from xray_ct.training import RunConfig, with_settings
@@ -230,13 +230,13 @@ def _stored_run(path, size, batch, set_):
     from xray_ct.models.saved import model_class
     from xray_ct.training import RunConfig
     if path.is_dir() and not (path/'config.json').is_file():
-        raise InputError(f'{path}: holds no config.json; give the folder of a run, or MODEL:PRESET')
+        raise InputError(f'{path}: holds no config.json. Give the folder of a run, or MODEL:PRESET')
     d = read_json(path/'config.json' if path.is_dir() else path)
     kind = d.get('kind')
     try: cls = model_class(kind)
     except InputError as e: raise InputError(f'{path}: {e}') from None
     if size or set_:
-        raise InputError(f'{path}: says its size and settings itself; leave out --size and --set, or give MODEL:PRESET')
+        raise InputError(f'{path}: says its size and settings itself. Leave out --size and --set, or give MODEL:PRESET')
     return RunConfig(model=kind, epochs=1, batch_size=batch), cls.Config.from_dict(d['model'])
 
 # %% ../nbs/76_cli_training.ipynb #a745eb56
@@ -256,8 +256,8 @@ def vetted_run(
     if Path(what).exists(): return _stored_run(Path(what), size, batch, set_)
     name, colon, preset = what.rpartition(':') if '.py:' in what else what.partition(':')
     if not colon:
-        raise InputError(f'{what}: no such file; '
-                         'give MODEL:PRESET such as direct:base, a config.json, or the folder of a run')
+        raise InputError(f'{what}: no such file. '
+                         'Give MODEL:PRESET such as direct:base, a config.json, or the folder of a run')
     name, settings = chosen_model(name), key_values(set_)
     slices = model_class(name).reads == 'slices'
     n = size or 64

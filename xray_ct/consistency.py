@@ -126,7 +126,7 @@ def fuse(
     for volume, error in known:
         if volume.shape[-3:] != hu.shape[-3:] or volume.ndim != 5:
             raise InputError(f'data consistency: what is known has shape {tuple(volume.shape)}, '
-                             f'the prediction {tuple(hu.shape)}; resample it onto the prediction\'s grid first')
+                             f'the prediction {tuple(hu.shape)}. Resample it onto the prediction\'s grid first')
         volume, ratio = volume.to(hu), torch.as_tensor(error, dtype=hu.dtype, device=hu.device).square()/error_hu**2
         gain = (weight/(weight + ratio)).nan_to_num(1.)*~volume.isnan()  # 0/0: an exact value has the last word
         hu = hu.lerp(volume.nan_to_num(), gain)  # lerp: exact at gain 1
@@ -150,7 +150,7 @@ def known_slices(
                 raise InputError(f'known_slices: there is no {name} slice {index}; the grid has 0 to {shape[axis] - 1}')
             if picture.shape != want:
                 raise InputError(f'known_slices: {name} slice {index} has shape {tuple(picture.shape)}, '
-                                 f'the grid wants {want}; resample it first')
+                                 f'the grid wants {want}. Resample it first')
             out.select(axis + 2, index).copy_(picture)
     return out
 
@@ -265,7 +265,7 @@ def data_consistency(
     "A function that makes an estimate explain the X-rays, for every step of a sampler."
     if schedule is None and any(torch.as_tensor(e).gt(0).any() for _, e in known):
         raise InputError('data_consistency: `known` has an error above 0, '
-                         'and every step of the sampler would count it again; give the sampler\'s schedule')
+                         'and every step of the sampler would count it again. Give the sampler\'s schedule')
     air = (shadows(xrays, projector, shadow, mask) if shadow > 0 else
            torch.zeros(1, dtype=torch.bool, device=xrays.device))
     @torch.no_grad()

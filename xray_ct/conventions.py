@@ -74,7 +74,7 @@ _WORLDS = dict(LPS=np.diag([1., 1., 1.]), RAS=np.diag([-1., -1., 1.]))
 
 def _world(name):
     if name in _WORLDS: return _WORLDS[name]
-    raise InputError(f'conventions: world={name!r} is unknown; choose from {", ".join(_WORLDS)}')
+    raise InputError(f'conventions: world={name!r} is unknown. Choose from {", ".join(_WORLDS)}')
 
 def _cone(g, what):
     if g.mode != 'cone': raise InputError(f'conventions: {what} has no parallel beam. Use mode="cone"')
@@ -177,7 +177,7 @@ def from_astra(cls:Geometry, volume, projection, isocenter=(0, 0, 0), sid=None)-
     kind, h, w, rows = projection
     mode = next((m for m, k in _ASTRA.items() if k == kind), None)
     if mode is None:
-        raise InputError(f'conventions: projection {kind!r} is unknown; choose from {", ".join(_ASTRA.values())}')
+        raise InputError(f'conventions: projection {kind!r} is unknown. Choose from {", ".join(_ASTRA.values())}')
     vectors = np.asarray(rows, float).reshape(-1, 4, 3)*(1, 1, -1)
     if mode == 'parallel':
         direction = vectors[:, 0]/np.linalg.norm(vectors[:, 0], axis=1, keepdims=True)

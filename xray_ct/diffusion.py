@@ -45,10 +45,10 @@ class NoiseSchedule:
     def __post_init__(self):
         object.__setattr__(self, 'betas', tuple(self.betas))
         if self.name not in schedules:
-            raise InputError(f'NoiseSchedule: {self.name!r} is not a schedule; choose from {", ".join(schedules)}')
+            raise InputError(f'NoiseSchedule: {self.name!r} is not a schedule. Choose from {", ".join(schedules)}')
         if self.steps < 2: raise InputError(f'NoiseSchedule: steps={self.steps}; a schedule has at least 2')
         if not (len(self.betas) == 2 and 0 < self.betas[0] <= self.betas[1] < 1):
-            raise InputError(f'NoiseSchedule: betas={self.betas}; give the first and the last, 0 < first ≤ last < 1')
+            raise InputError(f'NoiseSchedule: betas={self.betas}. Give the first and the last, 0 < first ≤ last < 1')
 
     @cached_property
     def table(self)->Tensor: # (T+1,) float64: 1, then ᾱ of t = 0 … T−1
@@ -119,12 +119,12 @@ class Diffusion:
 
     def __post_init__(self):
         if self.prediction not in predictions:
-            raise InputError(f'Diffusion: {self.prediction!r} is not a prediction type; '
-                             f'choose from {", ".join(predictions)}')
+            raise InputError(f'Diffusion: {self.prediction!r} is not a prediction type. '
+                             f'Choose from {", ".join(predictions)}')
         if self.schedule.zero_terminal_snr and self.prediction == 'eps':
             raise InputError("Diffusion: zero_terminal_snr with prediction 'eps' is undefined at the last time, "
                              "where x_t is all noise and ε tells nothing of x0; predict 'v' or 'x0'")
-        if self.gamma < 0: raise InputError(f'Diffusion: gamma={self.gamma}; give 0 (no weights) or more')
+        if self.gamma < 0: raise InputError(f'Diffusion: gamma={self.gamma}. Give 0 (no weights) or more')
 
     @cached_property
     def _tables(self): return self.schedule.table.sqrt(), (1 - self.schedule.table).sqrt()
@@ -133,7 +133,7 @@ class Diffusion:
         "α and σ at t (B,), shaped to multiply x (B, …): float64 for float64, float32 for all else."
         t, dtype = _check_time(t, 0, self.schedule.steps), torch.float64 if x.dtype == torch.float64 else torch.float32
         if t.shape != x.shape[:1]:
-            raise InputError(f'diffusion: times of shape {tuple(t.shape)} for a batch of {len(x)}; give one a sample')
+            raise InputError(f'diffusion: times of shape {tuple(t.shape)} for a batch of {len(x)}. Give one a sample')
         return [c[t + 1].to(dtype).to(x.device).reshape(-1, *[1]*(x.dim()-1)) for c in self._tables]
 
 # %% ../nbs/20_diffusion.ipynb #b6ad6e80
@@ -204,8 +204,8 @@ def step_pairs(
 )->list: # n pairs (t, t_next), falling; the last t_next is −1
     "Pairs of times: where each step of the sampler starts and ends."
     if spacing not in spacings:
-        raise InputError(f'step_pairs: {spacing!r} is not a spacing; choose from {", ".join(spacings)}')
-    if not 1 <= n <= T: raise InputError(f'step_pairs: {n} steps through a schedule of {T} times; take 1 to {T}')
+        raise InputError(f'step_pairs: {spacing!r} is not a spacing. Choose from {", ".join(spacings)}')
+    if not 1 <= n <= T: raise InputError(f'step_pairs: {n} steps through a schedule of {T} times. Take 1 to {T}')
     times = spacings[spacing](T, n)
     return list(zip(times, times[1:] + [-1]))
 
@@ -216,7 +216,7 @@ def _generators(seeds, stream):
         return [torch.Generator().manual_seed(int(np.random.SeedSequence(s, spawn_key=(stream,)).generate_state(1)[0]))
                 for s in seeds]
     except (ValueError, TypeError):
-        raise InputError(f'diffusion: seeds={seeds!r}; give a list of whole numbers from 0 on, one a sample') from None
+        raise InputError(f'diffusion: seeds={seeds!r}. Give a list of whole numbers from 0 on, one a sample') from None
 
 def _noise(generators, shape, device, dtype):
     return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device, dtype)
@@ -253,16 +253,16 @@ def _finite(x, what, where):
     if torch.isfinite(x).all(): return x
     bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero().flatten().tolist()
     raise NotFinite(f'sample: {what} is NaN or infinite at {where}, in sample {", ".join(map(str, bad))} '
-                    'of the batch (from 0); check its conditioning and the weights, '
+                    'of the batch (from 0). Check its conditioning and the weights, '
                     'and that the model does not run in float16')
 
 def _check_start(x, eta, seeds):
     if x.dtype not in (torch.float32, torch.float64):
-        raise InputError(f'sample: x_T is {str(x.dtype)[6:]}; begin with float32 (in float16 the '
+        raise InputError(f'sample: x_T is {str(x.dtype)[6:]}. Begin with float32 (in float16 the '
                          'last ᾱ of the cosine schedule is exactly 0). Inside `denoise` a model may use less')
     if not 0 <= eta <= 1: raise InputError(f'sample: eta={eta}; it goes from 0 (DDIM) to 1 (DDPM)')
     if seeds is not None and len(seeds) != len(x):
-        raise InputError(f'sample: {len(seeds)} seeds for a batch of {len(x)}; give one a sample')
+        raise InputError(f'sample: {len(seeds)} seeds for a batch of {len(x)}. Give one a sample')
 
 # %% ../nbs/20_diffusion.ipynb #5246352f
 def _residual_gradient(loss, x_t):
@@ -330,7 +330,7 @@ def timestep_embedding(
     steps=1000, # T
 )->Tensor: # (B, dim) float32, cosines then sines
     "Cosines and sines of a time, at wavelengths from 2π to nearly 20000π thousandths of T."
-    if dim < 2: raise InputError(f'timestep_embedding: dim={dim}; give at least 2, a cosine and a sine')
+    if dim < 2: raise InputError(f'timestep_embedding: dim={dim}. Give at least 2, a cosine and a sine')
     half = dim//2
     rate = torch.exp(-math.log(10000)*torch.arange(half, device=t.device)/half)
     angle = t.float()[:, None]*(1000/steps)*rate

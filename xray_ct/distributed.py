@@ -95,9 +95,9 @@ def fit_by(
 )->dict: # what `run.json` says of the finished run
     "`training.fit` in several processes."
     if processes > 1 and world() > 1:
-        raise InputError(f'processes={processes}: this is one of {world()} processes already; leave it out')
+        raise InputError(f'processes={processes}: this is one of {world()} processes already. Leave it out')
     if config.batch < processes:
-        raise InputError(f'a batch of {config.batch} cannot be shared by {processes} processes; use at most '
+        raise InputError(f'a batch of {config.batch} cannot be shared by {processes} processes. Use at most '
                          f'{config.batch}, or a larger batch_size')
     if processes == 1 or earlier_run(Path(run), config).get('finished'): return fit(config, root, run, cache)
     with tempfile.TemporaryDirectory(prefix='xray_ct_') as d:

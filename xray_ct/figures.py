@@ -215,8 +215,8 @@ def overview(
     volume, spacing = as_grid(pred, spacing)
     truth = None if truth is None else as_array(truth)
     if truth is not None and truth.shape != volume.shape:
-        raise InputError(f'prediction {volume.shape} and truth {truth.shape} lie on different grids; '
-                         'resample one onto the other first')
+        raise InputError(f'prediction {volume.shape} and truth {truth.shape} lie on different grids. '
+                         'Resample one onto the other first')
     window = window if isinstance(window, Window) else Window.named(window)
     rows = [(plane, plane, window) for plane in planes]
     lung = Window.named('lung')
@@ -265,7 +265,7 @@ def comparison(
     rows = {'truth': a, **{k: as_array(v) for k, v in predictions.items()}}
     for name, p in rows.items():
         if p.shape != a.shape:
-            raise InputError(f'{name}: {p.shape} does not lie on the grid of the truth, {a.shape}; resample it first')
+            raise InputError(f'{name}: {p.shape} does not lie on the grid of the truth, {a.shape}. Resample it first')
     extent = [n*s for n, s in zip(a.shape, spacing)]
     shown = [(plane, w) for plane in planes] + [('coronal', Window.named('lung'))]*has_lungs(a)
     widths = [extent[1 if plane == 'sagittal' else 2] for plane in (*(p for p, _ in shown), *planes)]

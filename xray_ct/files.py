@@ -24,7 +24,7 @@ def printable(text):
 def check_name(path):
     "A path whose name is text, or an `InputError`."
     if printable(str(path)) != str(path) or '\0' in str(path):
-        raise InputError(f'{path}: has a name that is no text in UTF-8; rename it')
+        raise InputError(f'{path}: has a name that is no text in UTF-8. Rename it')
     return Path(path)
 
 # %% ../nbs/00_files.ipynb #37a5e4a5
@@ -103,7 +103,7 @@ def staged(
     Raises `InputError` where the place can't be written or holds something that would be lost."""
     path = check_name(path)
     occupied = path.exists() and (kind == 'file' or not path.is_dir() or any(path.iterdir()))
-    if occupied and not overwrite: raise InputError(f'{path}: already exists; choose another name or remove it first')
+    if occupied and not overwrite: raise InputError(f'{path}: already exists. Choose another name or remove it first')
     if path.exists() and path.is_dir() != (kind == 'folder'):
         raise InputError(f'{path}: is a {"folder" if path.is_dir() else "file"}, a {kind} of that name was asked for')
     box = None
@@ -115,14 +115,14 @@ def staged(
         yield temp
         _flush(temp)
         if not overwrite and path.exists() and (kind == 'file' or any(path.iterdir())):
-            raise InputError(f'{path}: was made by another process in the meantime; choose another name')
+            raise InputError(f'{path}: was made by another process in the meantime. Choose another name')
         # a folder can't be renamed onto a full one, so without `overwrite` the second of two processes fails
         if path.is_dir(): path.rename(box/'replaced') if overwrite else path.rmdir()
         os.replace(temp, path)
     except InputError: raise
     except OSError as e:
         if not overwrite and e.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise InputError(f'{path}: was made by another process in the meantime; choose another name') from None
+            raise InputError(f'{path}: was made by another process in the meantime. Choose another name') from None
         raise explain_os_error(path, e) from e
     finally:
         if box: _remove(box)
@@ -135,11 +135,11 @@ def check_file(
     "A regular file that is not too large, or an `InputError` that says what it is instead."
     path = check_name(path)
     try: s = path.stat()
-    except (FileNotFoundError, NotADirectoryError): raise InputError(f'{path}: no such file; check the name') from None
+    except (FileNotFoundError, NotADirectoryError): raise InputError(f'{path}: no such file. Check the name') from None
     except (OSError, ValueError) as e:
-        raise InputError(f'{path}: cannot be read ({getattr(e, "strerror", None) or e}); check the name') from None
-    if stat.S_ISDIR(s.st_mode): raise InputError(f'{path}: is a folder; name one file')
-    if not stat.S_ISREG(s.st_mode): raise InputError(f'{path}: is a device or a pipe; give a file')
+        raise InputError(f'{path}: cannot be read ({getattr(e, "strerror", None) or e}). Check the name') from None
+    if stat.S_ISDIR(s.st_mode): raise InputError(f'{path}: is a folder. Name one file')
+    if not stat.S_ISREG(s.st_mode): raise InputError(f'{path}: is a device or a pipe. Give a file')
     if limit and s.st_size > limit:
         raise InputError(f'{path}: has {s.st_size/1e6:.0f} MB, more than the {limit/1e6:.0f} MB that such a file ever '
                          'needs; is it the right one?')
@@ -158,7 +158,7 @@ def read_json(path):
     "Read a JSON object; `InputError` names the file if it is absent, unreadable or not a JSON object."
     path = check_file(path, JSON_LIMIT)
     try: obj = json.loads(path.read_text(encoding='utf-8-sig'))  # some editors put a mark before the first character
-    except OSError as e: raise InputError(f'{path}: cannot be read ({e.strerror}); check its permissions') from None
+    except OSError as e: raise InputError(f'{path}: cannot be read ({e.strerror}). Check its permissions') from None
     except (ValueError, RecursionError) as e:
         raise InputError(f'{path}: is not valid JSON ({str(e)[:80]}); was it edited or cut off?') from None
     if not isinstance(obj, dict):

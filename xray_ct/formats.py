@@ -59,7 +59,7 @@ def nifti_header(
 )->dict: # its fields, and `order`, `size`, `dtype`
     "The header's fields; `ValueError` says what is wrong."
     found = [(o, n) for o in '<>' for n in NIFTI if head[:4] == struct.pack(o + 'i', n) and len(head) >= n]
-    if not found: raise ValueError('is cut off, damaged or no NIfTI file; copy or download it again')
+    if not found: raise ValueError('is cut off, damaged or no NIfTI file. Copy or download it again')
     order, size = found[0]
     h = {k: struct.unpack_from(order + form, head, at) for k, (at, form) in NIFTI[size].items()}
     h['dim'] = tuple(h['dim'][1:1 + h['dim'][0]]) if 0 < h['dim'][0] < 8 else ()
@@ -72,9 +72,9 @@ def _check_voxels(h, size, dtype):
     "Refuse a header that does not describe one volume of numbers."
     shape = '×'.join(map(str, h['dim'])) or 'nothing'
     if h['magic'][0][:3] not in (b'n+1', b'n+2'):
-        raise ValueError('is half of a .hdr and .img pair; convert it to one file')
+        raise ValueError('is half of a .hdr and .img pair. Convert it to one file')
     if len(h['dim']) != 3 or min(h['dim']) < 1:
-        raise ValueError(f'has the size {shape}, a CT has three dimensions; give one volume')
+        raise ValueError(f'has the size {shape}, a CT has three dimensions. Give one volume')
     if math.prod(h['dim']) > VOXELS:
         raise ValueError(f'says that it has {shape} voxels, more than {VOXELS:,}; it is damaged, or must be cropped '
                          'or down-sampled first')
@@ -104,10 +104,10 @@ def nifti_affine(
     d, S = np.array(h['pixdim'][1:4], float), np.reshape(h['srow'], (3, 4)).astype(float)
     if not (by_qform or by_sform):
         raise ValueError('does not say how it lies in the patient (neither qform nor sform), left and right may be '
-                         'exchanged; export it again')
+                         'exchanged. Export it again')
     if by_qform and not by_sform or by_sform and not np.isin(d, (0, 1)).all():
         if not (np.isfinite(d).all() and (d > 0).all()):
-            raise ValueError(f'has a spacing of {tuple(map(float, d))} mm; correct its header or export it again')
+            raise ValueError(f'has a spacing of {tuple(map(float, d))} mm. Correct its header or export it again')
     if by_sform: _check_sform(h, S, d, by_qform)
     ras = S if by_sform else qform(h)
     mm = {1: 1000., 3: .001}.get(h['unit'][0] & 7, 1.)  # metres, micrometres; 0, unknown, is written for millimetres
@@ -120,11 +120,11 @@ def _check_sform(h, S, d, by_qform):
     "Refuse an affine that cannot be inverted, or that the rest of the header contradicts."
     steps = np.linalg.norm(S[:, :3], axis=0)
     if not np.isfinite(S).all() or abs(np.linalg.det(S[:, :3])) < 1e-9*steps.prod() or not steps.prod():
-        raise ValueError('has an affine (sform) that cannot be inverted; export it again')
+        raise ValueError('has an affine (sform) that cannot be inverted. Export it again')
     if not by_qform:
         if not np.isin(d, (0, 1)).all() and abs(steps/d - 1).max() > .01:  # 0 and 1 are written by who knows nothing
             said = ' and '.join('×'.join(f'{x:.4g}' for x in s) for s in (steps, d))
-            raise ValueError(f'says two things about its spacing, {said} mm (sform and pixdim); correct its header or '
+            raise ValueError(f'says two things about its spacing, {said} mm (sform and pixdim). Correct its header or '
                              'export it again')
         return
     n = h['dim']
@@ -132,8 +132,8 @@ def _check_sform(h, S, d, by_qform):
     off = np.linalg.norm((S - qform(h)) @ corners.T, axis=0)
     if _sheared(S): off = off[::2]  # what no qform can hold: compare the first slice
     if not off.max() < steps.max():
-        raise ValueError(f'says two things about its place, up to {off.max():.0f} mm apart (sform and qform); '
-                         'remove the wrong one (set its code to 0) or export it again')
+        raise ValueError(f'says two things about its place, up to {off.max():.0f} mm apart (sform and qform). '
+                         'Remove the wrong one (set its code to 0) or export it again')
 
 def _sheared(S):
     axes = S[:, :3]/np.linalg.norm(S[:, :3], axis=0)
@@ -154,7 +154,7 @@ def read_nifti(
     path:Path, # checked to be a file
 ): # (k, j, i) numbers, scaled where the header says so; (4, 4) index → LPS mm
     "Voxels and their place; `InputError` names the file."
-    damaged = 'is cut off or damaged; copy or download it again'
+    damaged = 'is cut off or damaged. Copy or download it again'
     try:
         packed = _is_packed(path)
         with (igzip.open(path) if packed else open(path, 'rb')) as f:
@@ -167,10 +167,10 @@ def read_nifti(
     except (EOFError, gzip.BadGzipFile, isal_zlib.error, struct.error):  # type: ignore[misc]
         raise InputError(f'{path}: {damaged}') from None
     except OSError as e:
-        raise InputError(f'{path}: cannot be read ({e.strerror or e}); check its permissions') from None
+        raise InputError(f'{path}: cannot be read ({e.strerror or e}). Check its permissions') from None
     except ValueError as e: raise InputError(f'{path}: {e}') from None
     if a.dtype.kind == 'f' and not np.isfinite(a).all():
-        raise InputError(f'{path}: contains NaN or infinite values; export it again in HU')
+        raise InputError(f'{path}: contains NaN or infinite values. Export it again in HU')
     slope, intercept = h['scale']
     if not math.isfinite(slope) or slope == 0 or (slope, intercept) == (1, 0):
         return a, affine  # NaN is how some programs write that there is none
@@ -184,14 +184,14 @@ def _nrrd_fields(path, head):
     pairs = (l.partition(':') for l in lines if not l.startswith('#'))
     fields = {k.strip().lower().replace(' ', ''): v.strip().lower() for k, _, v in pairs}
     if end < 0 and 'datafile' not in head.decode('latin-1').lower().replace(' ', ''):
-        raise InputError(f'{path}: is cut off or no NRRD file; copy or export it again')
+        raise InputError(f'{path}: is cut off or no NRRD file. Copy or export it again')
     return end, fields
 
 def _mha_fields(path, head):
     "Where the text ends, and its fields."
     mark = head.find(b'ElementDataFile')
     if mark < 0:
-        raise InputError(f'{path}: is cut off or no MetaImage file (it does not say where its voxels are); copy or '
+        raise InputError(f'{path}: is cut off or no MetaImage file (it does not say where its voxels are). Copy or '
                          'export it again')
     end = head.find(b'\n', mark) + 1
     pairs = (l.partition('=') for l in head[:end].decode('utf-8', 'replace').splitlines())
@@ -207,18 +207,18 @@ def check_header(
         end, fields = _nrrd_fields(path, head)
         where, packed = 'another file' if 'datafile' in fields else 'LOCAL', fields.get('encoding') in ('gzip', 'gz')
         if fields.get('encoding') in ('bzip2', 'bz2'):
-            raise InputError(f'{path}: is packed by bzip2, which is not read here; save it with gzip, or unpacked')
+            raise InputError(f'{path}: is packed by bzip2, which is not read here. Save it with gzip, or unpacked')
     else:
         end, fields = _mha_fields(path, head)
         where, packed = fields.get('ElementDataFile', ''), fields.get('CompressedData', '').lower() == 'true'
         said = fields.get('CompressedDataSize') if packed else None  # MetaIO reads so much, and fills up with zeros
         if where.upper() == 'LOCAL' and (said not in (None, str(path.stat().st_size - end))
                                          or fields.get('HeaderSize', '0') not in ('0', '-1')):
-            raise InputError(f'{path}: its CompressedDataSize or HeaderSize does not fit the file; export it again')
+            raise InputError(f'{path}: its CompressedDataSize or HeaderSize does not fit the file. Export it again')
     if where in ('LOCAL', 'local', 'Local'): return end if packed else None, path, fields
     beside = path.name.lower().endswith('.mhd') and where == Path(where).name and not set('\\%') & set(where)
     if where == 'another file' or not beside or where.upper().startswith('LIST'):
-        raise InputError(f'{path}: its voxels are in another place ({where[:80]}), which is not followed; save it as '
+        raise InputError(f'{path}: its voxels are in another place ({where[:80]}), which is not followed. Save it as '
                          'one file')
     return 0 if packed else None, check_file(path.with_name(where)), fields
 
@@ -239,7 +239,7 @@ def check_packed(
                     total += len(z.decompress(block, 1 << 24))
                     block = z.unconsumed_tail
     except isal_zlib.error: total = -1  # type: ignore[misc]
-    if total != n or not z.eof: raise InputError(f'{name}: is cut off or damaged; copy or download it again')
+    if total != n or not z.eof: raise InputError(f'{name}: is cut off or damaged. Copy or download it again')
 
 # %% ../nbs/02_formats.ipynb #4b53fb7e
 UNITS_IN_MM = {'mm': 1., 'millimeter': 1., 'millimetre': 1., 'millimeters': 1., 'cm': 10., 'm': 1000., 'meter': 1000.,
@@ -251,7 +251,7 @@ SPACES = {'left-posterior-superior', 'lps', 'right-anterior-superior', 'ras', 'l
 def _length(path, said):
     "Millimetres of a unit, or an `InputError`."
     if said not in UNITS_IN_MM:
-        raise InputError(f'{path}: its lengths are in {said!r}, which is not read here; convert them to mm')
+        raise InputError(f'{path}: its lengths are in {said!r}, which is not read here. Convert them to mm')
     return UNITS_IN_MM[said]
 
 def _nrrd_place(path, fields):
@@ -259,13 +259,13 @@ def _nrrd_place(path, fields):
     if fields.get('space') not in SPACES:
         said = fields.get('space', 'is missing')
         raise InputError(f'{path}: does not say how it lies in the patient (space: {said}), left and right '
-                         'may be exchanged; export it again, for example from 3D Slicer')
+                         'may be exchanged. Export it again, for example from 3D Slicer')
     if 'spacedirections' not in fields:
-        raise InputError(f'{path}: does not say its spacing (no space directions); export it again, for example from '
+        raise InputError(f'{path}: does not say its spacing (no space directions). Export it again, for example from '
                          '3D Slicer')
     units = set(fields.get('spaceunits', '').replace('"', ' ').split()) or {''}
     if len(units) > 1:
-        raise InputError(f'{path}: its lengths are in several units ({fields["spaceunits"]}); convert them to mm')
+        raise InputError(f'{path}: its lengths are in several units ({fields["spaceunits"]}). Convert them to mm')
     placed = 'spaceorigin' in fields
     notes = [] if placed else ['does not say where it lies (no space origin): its first voxel is taken for the origin']
     return _length(path, units.pop()), notes
@@ -276,12 +276,12 @@ LENGTHS = UNITS_IN_MM  # until 0.3
 def _mha_place(path, fields):
     "Millimetres of the header's unit, and what was assumed."
     if not {'ElementSpacing', 'ElementSize'} & set(fields):
-        raise InputError(f'{path}: does not say its spacing (no ElementSpacing); correct its header or export it again')
+        raise InputError(f'{path}: does not say its spacing (no ElementSpacing). Correct its header or export it again')
     notes, letters = [], fields.get('AnatomicalOrientation', '???').upper()
     if not {'TransformMatrix', 'Orientation', 'Rotation'} & set(fields):
         if letters.strip('?') not in ('', 'RAI'):
             raise InputError(f'{path}: says AnatomicalOrientation = {letters} but has no TransformMatrix, so left and '
-                             'right may be exchanged; export it again')
+                             'right may be exchanged. Export it again')
         notes.append('does not say how it lies in the patient (no TransformMatrix): its axes are taken to run left, '
                      'back and up')
     if not {'Offset', 'Position', 'Origin'} & set(fields):
@@ -292,7 +292,7 @@ def _mha_rescale(path, fields):
     "Slope and offset of the stored values; ITK leaves them out."
     try: return tuple(float(fields.get(f'ElementToIntensityFunction{k}', d)) for k, d in (('Slope', 1), ('Offset', 0)))
     except ValueError:
-        raise InputError(f'{path}: its ElementToIntensityFunction is nonsense; export it again') from None
+        raise InputError(f'{path}: its ElementToIntensityFunction is nonsense. Export it again') from None
 
 # %% ../nbs/02_formats.ipynb #178a61f1
 FORMATS = ('.nii.gz', '.nii', '.nrrd', '.mha', '.mhd')
@@ -325,7 +325,7 @@ def _check_itk(path, r):
         raise InputError(f'{path}: says that it has {"×".join(map(str, size))} voxels, more than {VOXELS:,}; it is '
                          'damaged, or must be cropped or down-sampled first')
     if not (np.isfinite([*r.GetSpacing(), *r.GetOrigin(), *r.GetDirection()]).all() and min(r.GetSpacing()) > 0):
-        raise InputError(f'{path}: has a spacing of {r.GetSpacing()} mm or axes that are not numbers; correct its '
+        raise InputError(f'{path}: has a spacing of {r.GetSpacing()} mm or axes that are not numbers. Correct its '
                          'header or export it again')
 
 # %% ../nbs/02_formats.ipynb #824bca2b
@@ -341,12 +341,12 @@ def _read_itk(path):
         n = math.prod(r.GetSize())*sitk.GetArrayViewFromImage(sitk.Image([1]*3, r.GetPixelID())).itemsize
         if start is not None: check_packed(data, start, n, path)
         elif data.stat().st_size < n and b'ASCII' not in path.read_bytes()[:1 << 16].upper():
-            raise InputError(f'{path}: is cut off or damaged; copy or download it again')
+            raise InputError(f'{path}: is cut off or damaged. Copy or download it again')
         with quiet(): image = r.Execute()
         array, affine = sitk.GetArrayFromImage(image), place_of(r)
     except RuntimeError:
         raise InputError(f'{path}: cannot be read as a volume (its spacing, axes or size are nonsense, it is damaged, '
-                         f'or no {path.suffixes[-1]} file); copy or export it again') from None
+                         f'or no {path.suffixes[-1]} file). Copy or export it again') from None
     affine[:3] *= mm
     slope, offset = (1, 0) if nrrd else _mha_rescale(path, fields)
     if (slope, offset) != (1, 0): array = array.astype(np.float32)*np.float32(slope) + np.float32(offset)

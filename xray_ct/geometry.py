@@ -212,9 +212,9 @@ def _tag_view(tags, default, notes):
     expected = _right_edge.get(view)
     if expected and right and right != expected:
         notes.append(f"PatientOrientation {direction} is mirrored: the right edge of a {view!r} picture "
-                     f"should be {expected}; flip it before use")
+                     f"should be {expected}. Flip it before use")
     if len(direction) > 1 and direction[1][:1] not in ('', 'F'):
-        notes.append(f'PatientOrientation {direction}: rows should run to the feet; turn the picture before use')
+        notes.append(f'PatientOrientation {direction}: rows should run to the feet. Turn the picture before use')
     return view
 
 def _common(name, values, tolerance=.01):

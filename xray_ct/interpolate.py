@@ -70,7 +70,7 @@ def _check_stack(vol):
 def _check_size(shape, spacing):
     if math.prod(shape) > 1 << 30:
         raise InputError(f'spacing={spacing:g} mm makes {shape[0]} slices of {shape[1]}×{shape[2]}, more than '
-                         f'{1 << 30:,} voxels; choose a larger spacing, or crop the CT')
+                         f'{1 << 30:,} voxels. Choose a larger spacing, or crop the CT')
 
 def _by_rows(thick, hu, M, S, n, progress): # thick: (m, H, W) array; hu: (n, H, W) of a network, or None; M, S: or None
     "Interpolate, project and limit a few rows of pixels at a time: less memory, and a bar that knows the rest."
@@ -162,8 +162,8 @@ def load_net(
     "A network for `interpolate`."
     folder = Path(folder)
     if not (folder/'config.json').is_file():
-        raise InputError(f'{folder}: holds no trained network (no config.json); '
-                         'give the folder of a run that `xray_ct train-slices` made')
+        raise InputError(f'{folder}: holds no trained network (no config.json). '
+                         'Give the folder of a run that `xray_ct train-slices` made')
     net = load_saved(folder, 'slices')
     if vae is not None: net.use_autoencoder(vae)
     about = getattr(net, 'about', None) or {}
@@ -358,7 +358,7 @@ def thin_slices(
 )->tuple: # thin slices, `Volume`; how far the network's answers spread, `Volume` or None
     "What the command does: choose the network where it helps, and say why or why not."
     if method not in ('auto', 'network', *METHODS):
-        raise InputError(f'method {method!r} is unknown; choose from auto, network, {", ".join(METHODS)}')
+        raise InputError(f'method {method!r} is unknown. Choose from auto, network, {", ".join(METHODS)}')
     thin_grid(vol, spacing)
     _check_stack(vol)
     T = check_thickness(vol, thickness)
@@ -377,9 +377,9 @@ def _choose(net, vol, spacing, T, method, adapt, state, progress): # T: `Thickne
     if adapt > 0:
         train = _plane('adapt')
         if train is None:
-            raise InputError('this version has no plane network that adapts to a series; leave --adapt out')
+            raise InputError('this version has no plane network that adapts to a series. Leave --adapt out')
         net = train(net, vol, spacing, T.mm, adapt, state, progress)
-    if asked and net is None: raise InputError('this version has no network; choose from auto, ' + ', '.join(METHODS))
+    if asked and net is None: raise InputError('this version has no network. Choose from auto, ' + ', '.join(METHODS))
     if method in METHODS and not asked: return None, '', {}, []
     if asked and not hasattr(net, 'planes'): return net, '', {}, [] # trained on volumes: nothing to try it on
     best, why, found = choose_network(net, vol, spacing, T.mm, T.width)

@@ -156,7 +156,7 @@ def _input(x): # a shape becomes a float32 tensor of it
 
 def _mean(out): # of everything that has a gradient: a loss where none is given
     parts = [t.float().mean() for t in tree_leaves(out) if isinstance(t, Tensor) and t.requires_grad]
-    if not parts: raise InputError('vet: nothing that the model returns has a gradient; give train=False, or a loss')
+    if not parts: raise InputError('vet: nothing that the model returns has a gradient. Give train=False, or a loss')
     return sum(parts)
 
 optimizers = dict(  # one parameter at a time, as fastai's
@@ -185,7 +185,7 @@ def _prepare(model, tracker, plan): # → the optimizer
     tracker.more = [torch.empty_like(p) for _ in range(plan.copies*plan.train) for p in learns]
     for t in tracker.more: tracker.see(t).kind = 'optimizer state'
     if not plan.train: return None
-    if not learns: raise InputError('vet: no parameter of this model learns; give train=False')
+    if not learns: raise InputError('vet: no parameter of this model learns. Give train=False')
     make = optimizers.get(plan.optimizer, plan.optimizer)
     opt = make(learns) if make and not plan.offload else None
     for p in learns: p.grad = torch.empty_like(p)
@@ -244,7 +244,7 @@ def vet(
     if precision not in ('float32', 'bf16'):
         raise InputError(f"vet: precision={precision!r}; there are 'float32' and 'bf16'")
     if not (optimizer is None or callable(optimizer) or optimizer in optimizers):
-        raise InputError(f'vet: optimizer={optimizer!r} is not known; give {", ".join(optimizers)}, None or a function')
+        raise InputError(f'vet: optimizer={optimizer!r} is not known. Give {", ".join(optimizers)}, None or a function')
     card(gpu)  # refuses what it doesn't know, before the work
     plan = Plan(train, optimizer, precision, checkpointing, keep_grads, offload, copies, device)
     mode = FakeTensorMode(allow_non_fake_inputs=True)

@@ -160,8 +160,8 @@ def on_one_grid(pred, truth): # Volumes, arrays or tensors in HU → two float32
         if moved: t = t.resample_to(p)
     p, t = (v.array if isinstance(v, Volume) else v for v in (p, t))
     if p.shape != t.shape:
-        raise InputError(f'the prediction has shape {p.shape}, the truth {t.shape}; '
-                         'give both as Volumes, so that the truth can be resampled')
+        raise InputError(f'the prediction has shape {p.shape}, the truth {t.shape}. '
+                         'Give both as Volumes, so that the truth can be resampled')
     if np.ptp(t) < 10:
         why = (', all of it air: do the two volumes overlap?' if moved and t.max() < -900 else
                '; is it in [-1, 1]? Scores are computed in HU')
@@ -236,8 +236,8 @@ def score(
 ) -> dict: # plain numbers, ready for JSON; every PSNR and SSIM key names its range
     "Score a reconstruction against the truth, by a named protocol."
     if 'min' in str(protocol) and 'max' in str(protocol):
-        raise InputError('per-case min–max scaling gives every patient another ruler and is refused; '
-                         'choose one of ' + ', '.join(PROTOCOLS))
+        raise InputError('per-case min–max scaling gives every patient another ruler and is refused. '
+                         'Choose one of ' + ', '.join(PROTOCOLS))
     if protocol not in PROTOCOLS:
         raise InputError(f'no protocol is called {protocol!r}; there are {", ".join(PROTOCOLS)}')
     if mask is not None and protocol not in ('masked', 'v2'):

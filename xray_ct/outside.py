@@ -25,8 +25,8 @@ def outside_pairs(
 )->tuple: # X-rays (N, V, h, w), and of them what lies outside the field (N, V, h, w); line integrals
     "What the pictures of a part show, and how much of it the field does not hold."
     if cohort.config.xrays != 'full':
-        raise InputError(f'outside_pairs: the cohort has {cohort.config.xrays} X-rays, which show the field alone; '
-                         'give a cohort of full ones')
+        raise InputError(f'outside_pairs: the cohort has {cohort.config.xrays} X-rays, which show the field alone. '
+                         'Give a cohort of full ones')
     plain = replace(cohort.config, gain=0., photons=0.)
     whole, field = (replace(cohort, config=replace(plain, xrays=kind)).dataset(part) for kind in ('full', 'native'))
     seen = cohort.dataset(part)

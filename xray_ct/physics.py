@@ -183,11 +183,11 @@ def _out_of_range(low, high):
         return (f'{run}, {NOT_HU}: signed voxels that are marked as unsigned? '
                 'Correct that mark (PixelRepresentation, or the type in the header) or export it again')
     if low < -1e5 or high > 4e4:
-        return f'{run}, so they are not HU (air is −1000, metal below 40000); convert it to HU'
+        return f'{run}, so they are not HU (air is −1000, metal below 40000). Convert it to HU'
     if low >= 0:
-        return (f'{run}, {NOT_HU}; convert it to HU (was an offset of 1000 or 1024 left out?), '
+        return (f'{run}, {NOT_HU}. Convert it to HU (was an offset of 1000 or 1024 left out?), '
                 'or give the CT and not a mask')
-    return f'{run}, so they are not HU, or all of it is air; convert it to HU' if high - low < 100 else ''
+    return f'{run}, so they are not HU, or all of it is air. Convert it to HU' if high - low < 100 else ''
 
 # %% ../nbs/06_physics.ipynb #47209b2b
 def _sides(vol):

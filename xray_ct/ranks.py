@@ -121,7 +121,7 @@ def share(
     "This process's share of a loader."
     b, r, W = dl.bs, rank(), world()
     if split and b < W:
-        raise InputError(f'a batch of {b} cannot be shared by {W} processes; use at most {b}, or a larger batch_size')
+        raise InputError(f'a batch of {b} cannot be shared by {W} processes. Use at most {b}, or a larger batch_size')
     ends = [b*i//W for i in range(W + 1)]
     out = dl.new(cls=Share, bs=ends[r + 1] - ends[r] if split else b)
     out.whole, out.part = b, slice(ends[r], ends[r + 1]) if split else None

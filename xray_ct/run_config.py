@@ -84,7 +84,7 @@ def _check_numbers(c):
             raise InputError(f'{k}={getattr(c, k)}: must be from 0 up to, but not including, 1')
     check_precision(c.precision)
     if c.track not in ('', 'tensorboard', 'wandb'):
-        raise InputError(f"track={c.track!r} is unknown; choose from tensorboard, wandb, or leave it empty")
+        raise InputError(f"track={c.track!r} is unknown. Choose from tensorboard, wandb, or leave it empty")
     if not 0 < c.lr < float('inf'): raise InputError(f'lr={c.lr}: the learning rate must be above 0')
 
 # %% ../nbs/52_config.ipynb #7ab91ae9
@@ -133,6 +133,6 @@ def with_settings(
         elif k in own: config = replace(config, **{k: _convert(v, getattr(config, k), k)})
         elif k in theirs: config = replace(config, settings={**config.settings, k: _convert(v, getattr(model, k), k)})
         else:
-            raise InputError(f'no setting is called {k!r}; choose from '
+            raise InputError(f'no setting is called {k!r}. Choose from '
                              f'{", ".join([*own, *names(config.cohort), *theirs])}')
     return config

@@ -69,8 +69,8 @@ def run_folder(
     "Make the folder that a run notebook writes to; never inside `nbs/`, where nbdev would take it for a source."
     path = from_top(out, start)
     if path.is_relative_to(_top(start)/'nbs'):
-        raise InputError(f"{path}: results can't lie among the notebooks; choose a folder such as runs/{path.name}")
+        raise InputError(f"{path}: results can't lie among the notebooks. Choose a folder such as runs/{path.name}")
     try: path.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise InputError(f'{path}: cannot be made ({e.strerror}); choose another folder for the results') from e
+        raise InputError(f'{path}: cannot be made ({e.strerror}). Choose another folder for the results') from e
     return path

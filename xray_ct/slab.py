@@ -61,7 +61,7 @@ def slab_matrix(
 
 def _check_profile(profile, thickness):
     if profile not in PROFILES:
-        raise InputError(f'no slice profile is called {profile!r}; choose from {", ".join(PROFILES)}')
+        raise InputError(f'no slice profile is called {profile!r}. Choose from {", ".join(PROFILES)}')
     if not 0 < thickness < math.inf: raise InputError(f'a slice thickness is a positive length in mm, not {thickness}')
 
 # %% ../nbs/07_slab.ipynb #4f25aeb8
@@ -87,7 +87,7 @@ class ThickSlice(nn.Module):
         singular = torch.linalg.svdvals(S)
         if len(S) > S.shape[1] or singular[-1] < 1e-3*singular[0]:
             raise InputError(f'{len(S)} thick slices of {thickness:g} mm over {S.shape[1]} thin ones do not determine '
-                             'each other: they are more than the thin ones, or overlap too much; take thinner thin '
+                             'each other: they are more than the thin ones, or overlap too much. Take thinner thin '
                              'slices or a smaller thickness')
         self.register_buffer('S', S, persistent=False)
         self.register_buffer('pinv', torch.cholesky_solve(S, torch.linalg.cholesky(S @ S.T)).T, persistent=False)
@@ -200,8 +200,8 @@ def between(
     pixels_differ = abs(apart[:3, 1:3]).max()*max(thin.shape) > .01 or np.linalg.norm(side) > .01
     turned = np.linalg.norm(u*thick.spacing[0] - thick.affine[:3, 0]) > 1e-4
     if thin.shape[1:] != thick.shape[1:] or pixels_differ or turned:
-        raise InputError('thick and thin slices must show the same pixels of the same patient, stacked the same way; '
-                         'resample one onto the in-plane grid of the other first')
+        raise InputError('thick and thin slices must show the same pixels of the same patient, stacked the same way. '
+                         'Resample one onto the in-plane grid of the other first')
     return ThickSlice(depth_positions(thin), depth_positions(thick, thin), thickness or thick.spacing[0], profile)
 
 # %% ../nbs/07_slab.ipynb #acbc2ec7
@@ -237,7 +237,7 @@ def interpolation_matrix(
 )->Tensor: # (n, m) M, float64, every row sums to one
     "Thin slices as weighted sums of thick ones."
     if method not in METHODS:
-        raise InputError(f'no interpolation is called {method!r}; choose from {", ".join(METHODS)}')
+        raise InputError(f'no interpolation is called {method!r}. Choose from {", ".join(METHODS)}')
     thin = torch.as_tensor(thin, dtype=torch.float64)
     thick, step = slice_positions(thick, 'thick')
     beyond = torch.maximum(thick.amin() - thin.amin(), thin.amax() - thick.amax()).item()

@@ -32,7 +32,7 @@ def read_state(file):
     tensors, texts = read_tensors(file, 'is not a readable training state', 'remove the run folder to start over')
     try: return tensors, json.loads(texts.get('head') or texts['state'])
     except (KeyError, ValueError):
-        raise InputError(f'{file}: is not a readable training state (it has no header); remove the run folder to '
+        raise InputError(f'{file}: is not a readable training state (it has no header). Remove the run folder to '
                          'start over') from None
 
 # %% ../nbs/54_state.ipynb #0280709c
@@ -102,7 +102,7 @@ def _read_whole_state(file, model):
     mine = {f'{name}/{k}': t for name, found in dict(model=trained_tensors, ema=averaged).items() for k,
             t in found(model).items()}
     if shapes(mine) != shapes(tensors) or set(head) < {'opt', 'best', 'ema', 'rows', 'used', 'epoch'}:
-        raise InputError(f'{file}: belongs to another model; choose another run folder')
+        raise InputError(f'{file}: belongs to another model. Choose another run folder')
     return tensors, head
 
 @patch
@@ -110,7 +110,7 @@ def restore(self:State, learn):
     "Put a saved state into the learner; returns what has been done: epochs, and batches of the next one."
     if not self.file.exists():
         if (before := backup_name(self.file, 1)).exists():
-            raise InputError(f'{self.file}: is gone; rename {before.name} to {self.file.name} to go on from the state '
+            raise InputError(f'{self.file}: is gone. Rename {before.name} to {self.file.name} to go on from the state '
                              'before it, '
                              'or remove the run folder to start over')
         return 0, 0

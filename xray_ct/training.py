@@ -324,7 +324,7 @@ def _claimed(run):
     with lock:
         try: fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
-            busy = f'{run}: another process is training in this folder; wait for it, or choose another'
+            busy = f'{run}: another process is training in this folder. Wait for it, or choose another'
             raise InputError(busy) from None
         except OSError: pass  # a file system without locks
         for folder in (run, run/'figures'):
@@ -392,7 +392,7 @@ def earlier_run(
     "What `run.json` says of an earlier process, `{}` if there was none. A run of other settings is refused."
     if not (run/'run.json').exists():
         if (run/'state.safetensors').exists():
-            raise InputError(f'{run}: holds the state of a training but no run.json that says of which; choose '
+            raise InputError(f'{run}: holds the state of a training but no run.json that says of which. Choose '
                              'another folder')
         return {}
     done = read_json(run/'run.json')
@@ -401,14 +401,14 @@ def earlier_run(
         raise InputError(f'{run/"run.json"}: is damaged; restore the file, or choose another folder')
     try: old = asdict(RunConfig(**done['config']))
     except (KeyError, TypeError) as e:
-        text = f'{run}: its run.json is from another version of this library ({e}); choose another folder'
+        text = f'{run}: its run.json is from another version of this library ({e}). Choose another folder'
         raise InputError(text) from None
     new, old = (json.loads(json.dumps(c)) for c in (asdict(config), old))
     # they do not change what is learnt
     free = 'num_workers', 'figures', 'track', 'keep', 'shard', 'device', 'checkpointing'
     free += tuple(k for k in ('passes', 'batch_size') if not getattr(config, k))  # settled where it was begun
     if different := [f'{k} was {old[k]}, now {new[k]}' for k in new if new[k] != old[k] and k not in free]:
-        raise InputError(f'{run}: holds a run with other settings ({"; ".join(different)}); choose another folder, or '
+        raise InputError(f'{run}: holds a run with other settings ({"; ".join(different)}). Choose another folder, or '
                          'the same settings to resume')
     return done
 
@@ -423,10 +423,10 @@ def _same_patients(run, done, info):
     differ = sorted({p for n, now in info['patients'].items() for p in set(now) ^ set(done['patients'].get(n, []))})
     if differ:
         names = ', '.join(differ[:3]) + '…'*(len(differ) > 3)
-        raise InputError(f'{run}: was begun with other patients ({len(differ)} differ: {names}); give the same CTs to '
+        raise InputError(f'{run}: was begun with other patients ({len(differ)} differ: {names}). Give the same CTs to '
                          'resume, or choose another folder')
     if done.get('cases', info['cases']) != info['cases']:
-        raise InputError(f'{run}: was begun with {done["cases"]} CTs, now there are {info["cases"]}; give the same '
+        raise InputError(f'{run}: was begun with {done["cases"]} CTs, now there are {info["cases"]}. Give the same '
                          'CTs to resume, or choose another folder')
 
 # %% ../nbs/55_training.ipynb #92f0d739

@@ -172,12 +172,12 @@ def square(
         nearest, off = _nearest_rotation(array.shape, affine)
         if off < .1: return array, affine if off < 1e-4 else nearest, []
     else:
-        raise InputError(f'its axes are sheared by {angle:.0f}°, which no tilted gantry does; correct its header or '
+        raise InputError(f'its axes are sheared by {angle:.0f}°, which no tilted gantry does. Correct its header or '
                          'export it again')
     shape, A = _upright(array.shape, affine)
     if math.prod(shape) > VOXELS:
         raise InputError(f'its axes are sheared by {angle:.1f}°, and upright it would have more than {VOXELS:,} '
-                         'voxels; crop it first')
+                         'voxels. Crop it first')
     straight = Volume(array, affine=affine).onto(shape, A, antialias=0)
     return straight.array, A, [f'its axes are sheared by {angle:.1f}° (a tilted gantry?): the slices were shifted '
                                'back by linear interpolation']
@@ -189,17 +189,17 @@ def load(cls:Volume, path):
     path = check_file(path)
     if not path.name.lower().endswith(FORMATS):
         raise InputError(f'{path}: not a volume this library reads ({", ".join(FORMATS)}, or DICOM)')
-    if path.stat().st_size == 0: raise InputError(f'{path}: is empty (0 bytes); copy it again')
+    if path.stat().st_size == 0: raise InputError(f'{path}: is empty (0 bytes). Copy it again')
     try:
         array, affine, notes = read_voxels(path)
         array, affine, done = square(*to_canonical(array, affine))
         vol = cls(array, affine=affine, meta=dict(source=path.name))
     except InputError as e: raise e if str(path) in str(e) else InputError(f'{path}: {e}') from None
     except OSError as e:
-        raise InputError(f'{path}: cannot be read ({e.strerror or e}); check its permissions') from None
+        raise InputError(f'{path}: cannot be read ({e.strerror or e}). Check its permissions') from None
     low, high = vol.range
     if not np.isfinite([low, high]).all():
-        raise InputError(f'{path}: contains NaN or infinite values; export it again in HU')
+        raise InputError(f'{path}: contains NaN or infinite values. Export it again in HU')
     if low == high: raise InputError(f'{path}: every voxel is {low:g}; this is no CT, so give another file')
     if notes + done: vol.meta['assumed'] = notes + done
     return vol

@@ -34,8 +34,8 @@ def _divides(
     what:str, # for the message
 ):
     if n < 1 or dim % n:
-        raise InputError(f'{what}: {dim} channels cannot be divided into {n}; '
-                         'choose a width that is a multiple of it.')
+        raise InputError(f'{what}: {dim} channels cannot be divided into {n}. '
+                         'Choose a width that is a multiple of it.')
 
 class Attention(nn.Module):
     "Self-attention, or cross-attention to other tokens (`context` channels)."
@@ -79,7 +79,7 @@ def token_stride(
     budget:int=4096, # at most so many tokens
 )->int: # voxels along each edge of a token's block
     "The finest stride whose tokens are within the budget."
-    if budget < 1: raise InputError(f'token_stride: a budget of {budget} tokens is none; give at least 1.')
+    if budget < 1: raise InputError(f'token_stride: a budget of {budget} tokens is none. Give at least 1.')
     for e in itertools.count():
         for stride in (2**e, 3*2**e//2):
             if math.prod(math.ceil(s/stride) for s in vol_shape) <= budget: return stride
@@ -294,8 +294,8 @@ def sandwich_layout(
     "The order of attentions and MLPs: 'FAFFAFF' for 2 and 5."
     n, m = num_attn_blocks, num_ffn_blocks
     if n < 1 or m < n:
-        raise InputError(f'sandwich_layout: {n} attention and {m} FFN blocks; '
-                         'give at least one attention, and at least as many FFNs.')
+        raise InputError(f'sandwich_layout: {n} attention and {m} FFN blocks. '
+                         'Give at least one attention, and at least as many FFNs.')
     first = int(m > n)
     return 'F'*first + ''.join('A' + 'F'*((m - first)//n + (i < (m - first) % n)) for i in range(n))
 

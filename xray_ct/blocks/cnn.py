@@ -49,7 +49,7 @@ class MBConv3d(nn.Module):
         squeeze:float=.25, # of the channels in; 0: no squeeze-and-excite
     ):
         super().__init__()
-        if kernel % 2 == 0: raise InputError(f'MBConv3d: kernel={kernel} has no middle; give an odd one.')
+        if kernel % 2 == 0: raise InputError(f'MBConv3d: kernel={kernel} has no middle. Give an odd one.')
         h, self.skip = ni*expand, stride == 1 and ni == nf
         self.expand = conv_norm(ni, h, 1) if expand > 1 else nn.Identity()
         self.depthwise = conv_norm(h, h, kernel, stride, depthwise=True)

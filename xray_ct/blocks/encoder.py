@@ -93,8 +93,8 @@ def maps(self:XrayEncoder, x, views)->list: # (B, V, h, w) → (B*V, C_i, h_i, w
     if len(views) != V: raise InputError(f'XrayEncoder: {V} pictures, but {len(views)} views are named: {views}.')
     m = 2**len(self.down)
     if h % m or w % m:
-        raise InputError(f'XrayEncoder: pictures of {h}×{w} pixels cannot be halved {len(self.down)} times; '
-                         f'give multiples of {m}.')
+        raise InputError(f'XrayEncoder: pictures of {h}×{w} pixels cannot be halved {len(self.down)} times. '
+                         f'Give multiples of {m}.')
     e = self.view(view_code(views).to(x)).repeat(B, 1)                              # (B*V, width)
     h = self.stem(F.pixel_unshuffle(x.reshape(B*V, 1, h, w), 2)) + e[:, :, None, None]
     out = []

@@ -28,7 +28,7 @@ def checkpoint_blocks(
                              f'there are {", ".join(list(named)[:12])}, …')
         hits = [n for n, m in named.items() if any(fnmatchcase(n, p) for p in patterns)
                 and not isinstance(m, (nn.ModuleList, nn.ModuleDict))]
-    if not hits: raise InputError('checkpoint_blocks: this model has no blocks in lists; name the modules')
+    if not hits: raise InputError('checkpoint_blocks: this model has no blocks in lists. Name the modules')
     outer = [n for n in hits if not any(n.startswith(h + '.') for h in hits)]
     return Checkpointed({n: named[n] for n in outer})
 

@@ -56,8 +56,8 @@ def _check_sizes(c):
         raise InputError(f'VAEConfig: {sizes}: at least 1 is needed of each')
     n = len(c.channels)
     if len(c.blocks) != n or min(c.blocks) < 1:
-        raise InputError(f'VAEConfig: blocks={c.blocks} for channels={c.channels}; '
-                         f'give {n} numbers, one a level, at least 1 each')
+        raise InputError(f'VAEConfig: blocks={c.blocks} for channels={c.channels}. '
+                         f'Give {n} numbers, one a level, at least 1 each')
     if bad := [k for k in c.channels if k % c.groups]:
         raise InputError(f'VAEConfig: channels {bad} are no multiples of groups={c.groups}; '
                          f'groups={math.gcd(*c.channels)} divides all of {c.channels}')
@@ -85,7 +85,7 @@ def vae_preset(
     **changes, # any field of `VAEConfig`
 )->VAEConfig:
     "A configuration by name."
-    if name not in vae_sizes: raise InputError(f'The preset {name!r} is not known; choose one of {sorted(vae_sizes)}.')
+    if name not in vae_sizes: raise InputError(f'The preset {name!r} is not known. Choose one of {sorted(vae_sizes)}.')
     return VAEConfig(**{**vae_sizes[name], **changes})
 
 # %% ../../nbs/37_vae.ipynb #4fd65a9b
@@ -230,7 +230,7 @@ def decode(self:MaisiVAE,
     if z.dim() != 5 or tuple(z.shape[2:]) != grid or z.shape[1] != self.config.latent_channels:
         latents = len(z), self.config.latent_channels, *grid
         raise InputError(f'MaisiVAE.decode: a volume of {tuple(shape)} has latents {latents}, these are '
-                         f'{tuple(z.shape)}; give what `encode` made, and the shape of its volume')
+                         f'{tuple(z.shape)}. Give what `encode` made, and the shape of its volume')
     x = blended(self.net.decode, z/self.scale, *self._windows(), 1, self.config.factor, progress)
     hu = self.to_hu(x.clamp(0, 1))[(..., *[slice(n) for n in shape])]
     assert hu.shape[2:] == tuple(shape), f'decoded {tuple(hu.shape[2:])}, asked for {tuple(shape)}'
@@ -263,7 +263,7 @@ def read_checkpoint(
 )->dict: # name → tensor
     "The tensors of a checkpoint, out of the dict they may be wrapped in; code in a pickle is refused."
     path = Path(path)
-    if not path.is_file(): raise InputError(f'{path}: no such file; give the path of the checkpoint')
+    if not path.is_file(): raise InputError(f'{path}: no such file. Give the path of the checkpoint')
     try:
         if path.suffix == '.safetensors':
             with safe_open(path, 'pt') as f: return {k: f.get_tensor(k) for k in f.keys()}
@@ -396,8 +396,8 @@ def stored_vae(
     path = Path(folder)/'config.json'
     d = read_json(path)
     if d.get('kind') != MaisiVAE.kind or not isinstance(d.get('model'), dict):
-        raise InputError(f'{path}: not the configuration of a {MaisiVAE.kind} model; '
-                         'give the folder of an autoencoder.')
+        raise InputError(f'{path}: not the configuration of a {MaisiVAE.kind} model. '
+                         'Give the folder of an autoencoder.')
     try: return VAEConfig.from_dict(d['model'])
     except TypeError as e: raise InputError(f'{path}: {e}') from None
 

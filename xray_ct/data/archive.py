@@ -21,19 +21,19 @@ def check_zip(path, members): # members: list of ZipInfo
     for m in members:
         parts = m.filename.replace('\\', '/').split('/')
         if parts[0] == '' or parts[0][1:2] == ':' or '..' in parts:
-            raise InputError(f'{path}: the ZIP holds the path {m.filename!r}, which leads out of it; pack the series '
+            raise InputError(f'{path}: the ZIP holds the path {m.filename!r}, which leads out of it. Pack the series '
                              'again without such paths')
         if stat.S_ISLNK(m.external_attr >> 16):
-            raise InputError(f'{path}: the ZIP holds a link ({m.filename}); pack the files themselves')
-        if m.flag_bits & 1: raise InputError(f'{path}: the ZIP is encrypted; unpack it and give the folder')
+            raise InputError(f'{path}: the ZIP holds a link ({m.filename}). Pack the files themselves')
+        if m.flag_bits & 1: raise InputError(f'{path}: the ZIP is encrypted. Unpack it and give the folder')
         if m.filename.lower().endswith('.zip'):
-            raise InputError(f'{path}: the ZIP holds another ZIP ({m.filename}); take that one out and give it by '
+            raise InputError(f'{path}: the ZIP holds another ZIP ({m.filename}). Take that one out and give it by '
                              'itself')
     total, packed = sum(m.file_size for m in members), sum(m.compress_size for m in members)
     if total > ZIP_TOTAL or (total > 256 << 20 and total > ZIP_RATIO*max(packed, 1)) or len(members) > 100_000:
         raise InputError(f'{path}: the ZIP would unfold from {packed/1e6:.0f} MB to {total/1e6:.0f} MB in '
-                         f'{len(members)} files, more than a CT does; '
-                         'unpack it yourself if you trust it, and give the folder')
+                         f'{len(members)} files, more than a CT does. '
+                         'Unpack it yourself if you trust it, and give the folder')
 
 # %% ../../nbs/01_archive.ipynb #95837619
 @contextmanager
@@ -52,5 +52,5 @@ def open_files(path): # folder (with all below it), ZIP or single file
             hidden = lambda m: any(q.startswith(('.', '__MACOSX')) for q in m.filename.split('/'))
             yield {f'{path}/{m.filename}': partial(z.open, m) for m in members if not hidden(m)}
     elif path.suffix.lower() == '.zip':
-        raise InputError(f'{path}: is empty, cut off or no ZIP at all; download or pack it again')
+        raise InputError(f'{path}: is empty, cut off or no ZIP at all. Download or pack it again')
     else: yield {str(path): partial(open, path, 'rb')}

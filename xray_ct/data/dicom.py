@@ -79,18 +79,18 @@ def choose(
         if not s.bystander: images.setdefault(s.series, []).append(s)
     if not groups:
         kinds = ', '.join(f'{n} of {k or "no modality"}' for k, n in Counter(s.modality for s in slices).items())
-        raise InputError(f'{path}: holds no CT ({kinds}); give the folder, ZIP or file of a CT series')
+        raise InputError(f'{path}: holds no CT ({kinds}). Give the folder, ZIP or file of a CT series')
     stacks = {k: v for k, v in images.items() if _stackable(v)}
     if series is not None: return _asked_for(path, series, stacks, images, groups)
     if len(stacks) > 1:
-        raise InputError(f'{path}: holds {len(stacks)} CT series; choose one by its number or UID (--series), or give '
+        raise InputError(f'{path}: holds {len(stacks)} CT series. Choose one by its number or UID (--series), or give '
                          f'each a folder of its own:\n{_listing(stacks)}')
     if not stacks and len(images) > 2 and _stackable(sum(images.values(), [])):
         raise InputError(f'{path}: each of its {len(images)} CT slices has a SeriesInstanceUID of its own, so nobody '
-                         'can tell which belong together; give them one SeriesInstanceUID, or export the series again')
+                         'can tell which belong together. Give them one SeriesInstanceUID, or export the series again')
     found = stacks or images or groups
     if not images and all(s.localizer for v in groups.values() for s in v):
-        raise InputError(f'{path}: holds only a localizer (scout view), no CT slices; give the axial series')
+        raise InputError(f'{path}: holds only a localizer (scout view), no CT slices. Give the axial series')
     return max(found.values(), key=len)  # if none can be stacked, it will be said why
 
 # %% ../../nbs/12_dicom.ipynb #60a7e8ba
@@ -119,20 +119,20 @@ def check_slice(s:Slice):
     X, Y = np.reshape(s.orientation or [0.]*6, (2, 3))
     for bad, words in (
         (s.frames > 1 and not s.inside and not s.frame, 'is a multi-frame file that does not say where its frames lie '
-         '(no functional groups); export the original series'),
-        (s.colour, 'is a colour, palette or 8-bit picture of a CT, without HU; export the original series'),
-        (s.kind.startswith(CAPTURE), 'is a secondary capture (a picture of a CT), whose values need not be HU; export '
+         '(no functional groups). Export the original series'),
+        (s.colour, 'is a colour, palette or 8-bit picture of a CT, without HU. Export the original series'),
+        (s.kind.startswith(CAPTURE), 'is a secondary capture (a picture of a CT), whose values need not be HU. Export '
          'the original series'),
         (s.wrong, s.wrong),
-        (s.rescale and s.rescale[0] == 0, 'its RescaleSlope is 0, so its values are lost; export it again'),
-        (s.rescale is None, 'has no RescaleSlope and RescaleIntercept, so its values are not HU; export the original '
+        (s.rescale and s.rescale[0] == 0, 'its RescaleSlope is 0, so its values are lost. Export it again'),
+        (s.rescale is None, 'has no RescaleSlope and RescaleIntercept, so its values are not HU. Export the original '
          'series'),
         (not s.quantity.startswith(('HU', 'HOUNSFIELD')) and s.quantity not in ('', 'US'),
-         f'its values are {s.quantity} (RescaleType), not HU; give the series in HU'),
+         f'its values are {s.quantity} (RescaleType), not HU. Give the series in HU'),
         (None in (s.position, s.orientation, s.pixel), 'does not say where it lies (ImagePositionPatient, '
-         'ImageOrientationPatient or PixelSpacing is missing); export the original series'),
+         'ImageOrientationPatient or PixelSpacing is missing). Export the original series'),
         (s.pixel and not (min(s.pixel) > 0 and abs(X @ X - 1) + abs(Y @ Y - 1) + abs(X @ Y) < 1e-2),
-         'PixelSpacing or ImageOrientationPatient is nonsense; export it again')):
+         'PixelSpacing or ImageOrientationPatient is nonsense. Export it again')):
         if bad: raise InputError(f'{s.name}: {words}')
 
 # %% ../../nbs/12_dicom.ipynb #f1fd8cf1
@@ -151,11 +151,11 @@ def check_slices(
         odd = np.flatnonzero(abs(values - np.median(values, 0)).max(1) > tol)
         if len(odd):
             raise InputError(f'{path}: mixed {what} in one series: {len(odd)} of {len(slices)} slices differ, such as '
-                             f'{slices[odd[0]].name}; separate them')
+                             f'{slices[odd[0]].name}. Separate them')
     for k, what in enumerate(('stacks (StackID)', 'temporal positions (TemporalPositionIndex)')):
         kinds = sorted({s.stack[k] for s in slices if s.stack})
         if len(kinds) > 1:
-            raise InputError(f'{path}: holds {len(kinds)} {what}: {", ".join(map(repr, kinds))}; export each as a '
+            raise InputError(f'{path}: holds {len(kinds)} {what}: {", ".join(map(repr, kinds))}. Export each as a '
                              'series of its own')
     _check_parts(path, slices)
     if len(slices)*math.prod(slices[0].shape) > VOXELS:
@@ -177,7 +177,7 @@ def _what_is_assumed(path, slices):
     "Frames of reference of several slices, modified HU."
     notes, frames = [], {s.frame_of_reference for s in slices} - {''}
     if 1 < len(frames) < len(slices):
-        raise InputError(f'{path}: the slices belong to {len(frames)} frames of reference; separate them')
+        raise InputError(f'{path}: the slices belong to {len(frames)} frames of reference. Separate them')
     if len(frames) > 1:
         notes.append('every slice has a FrameOfReferenceUID of its own (de-identified?): they are taken to lie in one '
                      'frame, since series and positions agree')
@@ -197,17 +197,17 @@ def check_stack(path, slices): # slices sorted along the normal
     same = np.flatnonzero(gaps < 0.01)
     if len(same):
         one, two = slices[same[0]].name, slices[same[0] + 1].name
-        raise InputError(f'{path}: {len(same)} duplicate slice(s): {one} and {two} lie at the same place; '
-                         'remove one of each, or separate the two acquisitions')
+        raise InputError(f'{path}: {len(same)} duplicate slice(s): {one} and {two} lie at the same place. '
+                         'Remove one of each, or separate the two acquisitions')
     step = (P[-1] - P[0])/(len(P) - 1)
     usual, whole = np.median(gaps), np.rint(gaps/np.median(gaps))
     holes = np.flatnonzero(whole > 1)
     if len(holes) and len(holes) <= max(1, len(gaps)//4) and abs(gaps/usual - whole).max() < .1:
         where = ', '.join(f'{int(whole[i]) - 1} after {P[i] @ n:.1f} mm ({slices[i].name})' for i in holes[:5])
-        raise InputError(f'{path}: {int(sum(whole[holes] - 1))} missing slice(s): {where}; copy the whole series again')
+        raise InputError(f'{path}: {int(sum(whole[holes] - 1))} missing slice(s): {where}. Copy the whole series again')
     if np.linalg.norm(P - P[0] - np.arange(len(P))[:, None]*step, axis=1).max() > max(.02, .1*np.linalg.norm(step)):
         kinds = ', '.join(f'{n}× {g:g} mm' for g, n in Counter(gaps.round(2)).most_common(4))
-        raise InputError(f'{path}: mixed slice spacing ({kinds}) or shifted slices; separate the parts, or resample '
+        raise InputError(f'{path}: mixed slice spacing ({kinds}) or shifted slices. Separate the parts, or resample '
                          'the series to one spacing first')
 
 # %% ../../nbs/12_dicom.ipynb #be08907b
@@ -244,7 +244,7 @@ def _decoded(s):
         if 'PixelData' not in ds and ('FloatPixelData' in ds or 'DoubleFloatPixelData' in ds):
             return ds.pixel_array, None
         if 'PixelRepresentation' not in ds:
-            raise InputError(f'{s.name}: does not say whether its voxels are signed (no PixelRepresentation); export '
+            raise InputError(f'{s.name}: does not say whether its voxels are signed (no PixelRepresentation). Export '
                              'it again')
         usual = dict(SamplesPerPixel=1, PhotometricInterpretation='MONOCHROME2', BitsStored=ds.get('BitsAllocated', ''))
         for key, value in usual.items():
@@ -315,7 +315,7 @@ def read_ct(
     if not folder: check_file(path)
     one_file = not folder and path.name.lower().endswith(FORMATS)
     if one_file and series is not None:
-        raise InputError(f'{path}: is one volume without series to choose from; leave --series out')
+        raise InputError(f'{path}: is one volume without series to choose from. Leave --series out')
     vol = check_hu(_read_volume(path) if one_file else _read_dicom(path, series), path)
     if say:
         for sentence in vol.meta.get('assumed', []): say(f'{path}: {sentence}')
@@ -328,9 +328,9 @@ def _read_dicom(path, series):
             if not slices: raise InputError(_no_image(path, files))
             return read_stack(path, choose(path, slices, series))
     except (zipfile.BadZipFile, NotImplementedError) as e:
-        raise InputError(f'{path}: the ZIP is damaged or of an unknown kind ({e}); pack it again') from None
+        raise InputError(f'{path}: the ZIP is damaged or of an unknown kind ({e}). Pack it again') from None
     except OSError as e:
-        raise InputError(f'{e.filename or path}: cannot be read ({e.strerror or e}); check its permissions and the '
+        raise InputError(f'{e.filename or path}: cannot be read ({e.strerror or e}). Check its permissions and the '
                          'disk') from None
 
 def _slices(files): return [t for n, o in files.items() if (s := parse(n, o)) for t in s.inside or (s,)]
@@ -372,12 +372,12 @@ def listed_files(
         name = PureWindowsPath(*([parts] if isinstance(parts, str) else map(str, parts)))
         file = path.parent.joinpath(*name.parts)
         if name.drive or name.root or '..' in name.parts:
-            raise InputError(f'{path}: lists the file {name}, which is not in its folder; give the folder of the '
+            raise InputError(f'{path}: lists the file {name}, which is not in its folder. Give the folder of the '
                              'series')
         if not file.exists():
             file = path.parent.joinpath(*[p.lower() for p in name.parts])  # as some systems copy a disc
         if not file.is_file():
-            raise InputError(f'{path}: lists the file {name}, which is not there; copy the whole disc, or give the '
+            raise InputError(f'{path}: lists the file {name}, which is not there. Copy the whole disc, or give the '
                              'folder of the series')
         found[str(file)] = partial(open, file, 'rb')
     return found

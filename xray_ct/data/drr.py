@@ -82,8 +82,8 @@ def make_drr(
     "The X-rays of a CT and the geometry that explains them."
     check_settings(size=size, sdd=sdd, sid=sid, pixel=pixel, field=field, noise=noise, seed=seed)
     if field is not None and field < 4*max(vol.spacing):
-        raise InputError(f'field={field:g} mm: is less than four voxels of this CT ({max(vol.spacing):g} mm); '
-                         'choose a larger field')
+        raise InputError(f'field={field:g} mm: is less than four voxels of this CT ({max(vol.spacing):g} mm). '
+                         'Choose a larger field')
     center = vol.body_center() if center is None else center
     part = around(vol, center) if field is None else vol.crop(field, center)
     box = body_box(part, center)  # of what is projected
@@ -92,8 +92,8 @@ def make_drr(
     g = g.replace(vol_shape=part.shape, spacing=part.spacing, **({} if pixel is None else {'pixel': (pixel, pixel)}))
     lines = render(part, g, kev)[0]
     if np.ptp(lines) < 1e-6:
-        raise InputError(f'pixel={g.pixel[0]:g} mm: the picture shows nothing of the patient; '
-                         'choose another pixel size or field')
+        raise InputError(f'pixel={g.pixel[0]:g} mm: the picture shows nothing of the patient. '
+                         'Choose another pixel size or field')
     if noise: lines = add_noise(lines[None], photons=noise, generator=torch.Generator().manual_seed(seed))[0]
     assumed = list(vol.meta.get('assumed', []))  # about the CT
     return lines, g, dict(kev=kev, field_mm=field, photons=noise or None, seed=seed if noise else None,
@@ -218,7 +218,7 @@ def check_life(config): # has the fields of `MOST`, photons and views
     c = config
     if c.jitter and c.xrays != 'grid' and c.sdd*(1 - c.jitter) < c.sid*(1 + c.jitter):
         raise InputError(f'jitter={c.jitter}: the tube of sid={c.sid:g} mm would come to lie behind the detector of '
-                         f'sdd={c.sdd:g} mm; use at most {(c.sdd - c.sid)/(c.sdd + c.sid):.3f}')
+                         f'sdd={c.sdd:g} mm. Use at most {(c.sdd - c.sid)/(c.sdd + c.sid):.3f}')
 
 # %% ../../nbs/14_drr.ipynb #f79f6c27
 def vary_geometry(

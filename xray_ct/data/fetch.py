@@ -54,7 +54,7 @@ def recipe(
 )->Recipe:
     "A recipe by its name; `InputError` lists the names."
     if str(name).lower() in DATASETS: return DATASETS[str(name).lower()]
-    raise InputError(f'{name}: is no known data set; choose from {", ".join(DATASETS)}')
+    raise InputError(f'{name}: is no known data set. Choose from {", ".join(DATASETS)}')
 
 # %% ../../nbs/28_fetch.ipynb #49dd6ac2
 TRIES = 6 # of one request, before it is given up
@@ -72,7 +72,7 @@ def _answer(session, url, headers, timeout):
     code, wish = r.status_code, r.headers.get('Retry-After', '')
     r.close()
     if code in (408, 429) or code >= 500: raise _Again(float(wish) if wish.isdigit() else None)
-    raise InputError(f'{url}: the server answers {code}. The archive may have moved it; look there in a browser')
+    raise InputError(f'{url}: the server answers {code}. The archive may have moved it. Look there in a browser')
 
 def persist(
     task, # a function without arguments; what it raises as `_Again` is tried again
@@ -178,7 +178,7 @@ def fetch_series(
             if isinstance(e, InputError): raise
             progress(-part.stat().st_size)
             part.unlink()
-            if last: raise InputError(f'{target.name}: {e}, twice. Nothing of it is kept; try again later') from None
+            if last: raise InputError(f'{target.name}: {e}, twice. Nothing of it is kept. Try again later') from None
 
 # %% ../../nbs/28_fetch.ipynb #484e23a4
 def list_series(

@@ -188,7 +188,7 @@ def frames_of(
     own, shared = ds.PerFrameFunctionalGroupsSequence, list(ds.get('SharedFunctionalGroupsSequence') or [])
     voxels = Frames(s.name, s.open)
     if len(own) != s.frames:
-        raise InputError(f'says that it has {s.frames} frames, but describes {len(own)}; export it again')
+        raise InputError(f'says that it has {s.frames} frames, but describes {len(own)}. Export it again')
     return tuple(_frame(s, k, [item, *shared], voxels) for k, item in enumerate(own))
 
 def _frame(s, k, items, voxels):
@@ -232,11 +232,11 @@ def parse(
             if cut: raise InputError(f'{name}: {DAMAGED}')
     except InputError as e: raise e if name in str(e) else InputError(f'{name}: {e}') from None
     except PermissionError:
-        raise InputError(f'{name}: no permission to read it; change its permissions or take it out') from None
+        raise InputError(f'{name}: no permission to read it. Change its permissions or take it out') from None
     except (InvalidDicomError, EOFError):
         numbered = suffix[1:].isdigit() or not suffix and any(map(str.isdigit, Path(name).name))
         if claims or numbered and is_empty(open_):
-            raise InputError(f'{name}: is empty, cut off or not a DICOM file (its mark DICM is missing); replace it '
+            raise InputError(f'{name}: is empty, cut off or not a DICOM file (its mark DICM is missing). Replace it '
                              'or take it out') from None
     except Exception as e: raise InputError(f'{name}: {DAMAGED} ({type(e).__name__})') from e
 
@@ -255,14 +255,14 @@ def patient_table(root): # folder
             with open(check_file(table, 64_000_000), newline='', encoding='utf-8-sig') as f:
                 rows = list(csv.DictReader(f))
         except (UnicodeDecodeError, csv.Error, OSError) as e:
-            raise InputError(f'{table}: cannot be read as a table ({str(e)[:80]}); save it as CSV in UTF-8') from None
+            raise InputError(f'{table}: cannot be read as a table ({str(e)[:80]}). Save it as CSV in UTF-8') from None
         if not rows or not {'file', 'patient'} <= set(rows[0]):
             if table.name == 'patients.csv':
-                raise InputError(f'{table}: needs the columns file and patient; add them, or remove the table')
+                raise InputError(f'{table}: needs the columns file and patient. Add them, or remove the table')
             continue
         if bad := [i for i, r in enumerate(rows, 2) if not (r['file'] and r['patient'] and r['patient'].strip())
                    or '\0' in r['file'] + r['patient']]:
-            raise InputError(f'{table}: line {bad[0]} names no file or no patient; correct it, or remove the table')
+            raise InputError(f'{table}: line {bad[0]} names no file or no patient. Correct it, or remove the table')
         return {(table.parent/r['file']).resolve(): (r['patient'], r.get('label') or '') for r in rows}
     return {}
 
@@ -283,7 +283,7 @@ def first_ct(
                     continue
                 if s and s.modality == 'CT' and not s.bystander: return s
     except (OSError, zipfile.BadZipFile, NotImplementedError) as e:
-        raise InputError(f'{path}: cannot be read ({e}); copy or pack it again') from None
+        raise InputError(f'{path}: cannot be read ({e}). Copy or pack it again') from None
     if broken: raise broken
 
 # %% ../../nbs/11_find.ipynb #688a4300
@@ -312,7 +312,7 @@ def _one_place(
     if len(parts) == 1: return parts[0]
     if packed := [r[1] for r in parts if r[1].is_file()]:
         raise InputError(f'{packed[0]}: holds only a part of a series that goes on in '
-                         f'{next(r[1] for r in parts if r[1] != packed[0])}; unpack both into one folder')
+                         f'{next(r[1] for r in parts if r[1] != packed[0])}. Unpack both into one folder')
     return parts[0][0], Path(os.path.commonpath([r[1] for r in parts])), False
 
 def _whole_series(
@@ -351,7 +351,7 @@ def find_cts(
             except InputError: loose.append(p)  # damaged: named where it is read
     out = [(s.meta.get('PatientID') or p.stem, p, '') for s, p in _whole_series(found)] + _name_volumes(root, loose)
     if not out:
-        raise InputError(f'{root}: no CT found in it or below it; give a folder with CTs (DICOM folders or ZIPs, '
+        raise InputError(f'{root}: no CT found in it or below it. Give a folder with CTs (DICOM folders or ZIPs, '
                          f'{", ".join(FORMATS)})')
     named = lambda who, p, label: (known.get(p.resolve(), (who, label))[0], p, known.get(p.resolve(), (who, label))[1])
     return sorted((named(*row) for row in out), key=lambda r: str(r[1]))

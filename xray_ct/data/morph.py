@@ -349,7 +349,7 @@ def child(
 def _kept_rows(seen, rng, cut):
     "Slices of a scan that begins and ends somewhere else."
     rows, ends = np.flatnonzero(seen), rng.uniform(0, cut, 2)*(rng.random(2) < .5)
-    if not len(rows): raise InputError('child: the parents have no slice in common; leave this pair out')
+    if not len(rows): raise InputError('child: the parents have no slice in common. Leave this pair out')
     n = len(rows)
     keep = np.zeros(len(seen), bool)
     keep[rows[int(ends[0]*n)]:rows[n - 1 - int(ends[1]*n)] + 1] = True

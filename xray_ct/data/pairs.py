@@ -131,8 +131,8 @@ def collate_pairs(
         return out
     sizes = {t.shape[2:] for t in thin}
     if len(sizes) > 1:
-        raise InputError(f'a batch needs items of one size in plane, not {sorted(map(tuple, sizes))}; '
-                         'choose a smaller crop')
+        raise InputError(f'a batch needs items of one size in plane, not {sorted(map(tuple, sizes))}. '
+                         'Choose a smaller crop')
     h, w = sizes.pop()
     thick = [pad(x, (1, m, h, w), -1.) for x in thick]
     ops = [pad(x, (4, n, m), 0.) for x in ops]

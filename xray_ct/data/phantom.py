@@ -352,13 +352,13 @@ def write_cohort(
     folder, made = Path(folder), dict(kind='xray_ct phantoms', seed=seed, size=size, spacing=spacing)
     if int(n) < 1: raise InputError(f'a cohort needs at least one patient, not {n}')
     try: folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise InputError(f'{folder}: cannot be made ({e.strerror}); choose another folder') from None
+    except OSError as e: raise InputError(f'{folder}: cannot be made ({e.strerror}). Choose another folder') from None
     note = folder/'cohort.json'
     if note.exists():
         if (was := read_json(note)) != made:
-            raise InputError(f'{folder}: holds phantoms made with {was}, not {made}; choose another folder')
+            raise InputError(f'{folder}: holds phantoms made with {was}, not {made}. Choose another folder')
     elif any(folder.glob('*.nii*')):
-        raise InputError(f'{folder}: already holds volumes that are not phantoms; choose another folder')
+        raise InputError(f'{folder}: already holds volumes that are not phantoms. Choose another folder')
     else: write_json(note, made)
     paths = [folder/f'phantom-{seed:04d}-{i:04d}.nii.gz' for i in range(n)]
     for i, path in enumerate(paths):

@@ -143,7 +143,7 @@ def hang(
     if swap: a, right, down = a.T, down, right
     want = row_letters(view) if view else 'L' if right[0] in 'LR' else 'P'
     if down[0] not in 'HF' or right[0] not in ''.join(c + OPPOSITE[c] for c in want):
-        raise InputError(f'PatientOrientation {"/".join(letters)} contradicts the view {view!r}; correct the tags')
+        raise InputError(f'PatientOrientation {"/".join(letters)} contradicts the view {view!r}. Correct the tags')
     if down[0] == 'H': a = a[::-1]
     if OPPOSITE[right[0]] in want: a = a[:, ::-1]
     return np.ascontiguousarray(a), swap
@@ -219,21 +219,21 @@ def _bits(ds): return int(ds.get('BitsStored') or ds.get('BitsAllocated') or 16)
 def check_radiograph(path, ds): # pydicom dataset
     "Refuse what is no single grey radiograph."
     if 'Rows' not in ds or 'PixelData' not in ds:
-        raise InputError(f'{path}: holds no picture, or is cut off; give a CR or DX image')
+        raise InputError(f'{path}: holds no picture, or is cut off. Give a CR or DX image')
     kind, frames = str(ds.get('Modality', '')), int(ds.get('NumberOfFrames') or 1)
     grey = str(ds.get('PhotometricInterpretation', 'MONOCHROME2')) in ('MONOCHROME1', 'MONOCHROME2')
     if kind == 'CT':
         raise InputError(f'{path}: is a CT slice, not a radiograph; `xray_ct drr` makes radiographs from a CT')
-    if kind not in KINDS: raise InputError(f'{path}: is of modality {kind}, not a radiograph; give a CR or DX image')
+    if kind not in KINDS: raise InputError(f'{path}: is of modality {kind}, not a radiograph. Give a CR or DX image')
     if int(ds.get('SamplesPerPixel', 1)) > 1 or not grey:
-        raise InputError(f'{path}: is a colour picture, not a radiograph; export the original CR or DX image')
+        raise InputError(f'{path}: is a colour picture, not a radiograph. Export the original CR or DX image')
     if frames > 1:
-        raise InputError(f'{path}: holds {frames} frames (a film or cine run); export one frame as a single image')
+        raise InputError(f'{path}: holds {frames} frames (a film or cine run). Export one frame as a single image')
     if _bits(ds) <= 8 and kind in ('OT', ''):
         raise InputError(f'{path}: is an 8-bit capture of a screen, not a radiograph. '
                          'Export the original CR or DX image')
     if min(ds.Rows, ds.Columns) < 8:
-        raise InputError(f'{path}: has only {ds.Rows}×{ds.Columns} pixels; give the original CR or DX image')
+        raise InputError(f'{path}: has only {ds.Rows}×{ds.Columns} pixels. Give the original CR or DX image')
 
 # %% ../../nbs/13_radiograph.ipynb #ad723b26
 def _check_size(ds, key, values):
@@ -344,11 +344,11 @@ def _entry(path, geometry_json):
     entries = d.get('xrays') if isinstance(d.get('xrays'), dict) else {}
     found = next((e for e in entries.values() if isinstance(e, dict) and e.get('png') == path.name), None)
     if found is None and geometry_json:
-        raise InputError(f'{where}: says nothing about {path.name}; give the geometry.json that was written with it')
+        raise InputError(f'{where}: says nothing about {path.name}. Give the geometry.json that was written with it')
     if found is None: return None, None
     number = lambda k: isinstance(found.get(k), (int, float)) and np.isfinite(found[k])
     if not (number('png_scale') and found['png_scale'] > 0 and number('png_offset') and 'view' in found):
-        raise InputError(f'{where}: the entry of {path.name} is damaged; write the X-rays again')
+        raise InputError(f'{where}: the entry of {path.name} is damaged. Write the X-rays again')
     return Geometry.load(where), found
 
 PICTURES = ('PNG', 'JPEG', 'TIFF', 'BMP', 'GIF')  # Pillow would hand others to programs, PostScript to Ghostscript
@@ -365,9 +365,9 @@ def open_png(path, data): # for the messages; bytes
                 img = Image.open(io.BytesIO(data), formats=PICTURES)
                 img.load()
     except Image.DecompressionBombError:
-        raise InputError(f'{path}: unfolds to more pixels than any radiograph has; give the original image') from None
+        raise InputError(f'{path}: unfolds to more pixels than any radiograph has. Give the original image') from None
     except UnidentifiedImageError:
-        raise InputError(f'{path}: is neither a DICOM file nor a PNG; give a CR or DX image, or a 16-bit PNG') from None
+        raise InputError(f'{path}: is neither a DICOM file nor a PNG. Give a CR or DX image, or a 16-bit PNG') from None
     except Exception: raise InputError(f'{path}: {DAMAGED}') from None
     return img
 
@@ -376,8 +376,8 @@ def _check_png(path, img, entry, scale):
     "Refuse what is no grey picture of 16 bits, unless its scale is known."
     eight = img.mode in ('L', 'P', '1')
     if img.format != 'PNG' or not (eight or img.mode.startswith('I')):
-        raise InputError(f'{path}: is a {img.format} picture in mode {img.mode}, not a radiograph; '
-                         'give the CR or DX image, or a 16-bit grey PNG')
+        raise InputError(f'{path}: is a {img.format} picture in mode {img.mode}, not a radiograph. '
+                         'Give the CR or DX image, or a 16-bit grey PNG')
     if eight and entry:
         raise InputError(f'{path}: has 8 bits, but was written with 16 (its geometry.json says how); the grey levels '
                          'are lost. Take the file that `xray_ct drr` wrote, or the DICOM beside it')
@@ -420,8 +420,8 @@ def read_xray(
     path = check_file(path, 1 << 30)
     try: data = path.read_bytes()
     except OSError as e:
-        raise InputError(f'{path}: cannot be read ({e.strerror or e}); check its permissions') from None
-    if not data: raise InputError(f'{path}: is empty (0 bytes); copy it again')
+        raise InputError(f'{path}: cannot be read ({e.strerror or e}). Check its permissions') from None
+    if not data: raise InputError(f'{path}: is empty (0 bytes). Copy it again')
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
@@ -439,9 +439,9 @@ def read_xrays(
     g, entries = Geometry.load(where), read_json(where).get('xrays')
     if not isinstance(entries, dict): entries = {}
     if missing := [view_name(v) for v in g.views if view_name(v) not in entries]:
-        raise InputError(f'{where}: has no entry for the view {", ".join(missing)}; write the X-rays again')
+        raise InputError(f'{where}: has no entry for the view {", ".join(missing)}. Write the X-rays again')
     names = [e.get('dicom') if isinstance(e := entries[view_name(v)], dict) else e for v in g.views]
     if bad := [n for n in names if not isinstance(n, str) or not n or n != Path(n).name]:
-        raise InputError(f'{where}: names the picture {str(bad[0])[:60]!r}, which is no file beside it; '
-                         'write the X-rays again')
+        raise InputError(f'{where}: names the picture {str(bad[0])[:60]!r}, which is no file beside it. '
+                         'Write the X-rays again')
     return [read_xray(Path(folder)/n) for n in names], g

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from ..files import InputError, quiet
 
 # %% ../../nbs/10_tags.ipynb #89601adf
-DAMAGED = 'is damaged or cut off; copy or download it again'
+DAMAGED = 'is damaged or cut off. Copy or download it again'
 
 def tag_numbers(
     ds, # anything with pydicom's `get`

@@ -84,7 +84,7 @@ def write_dicom(
     from pydicom.uid import CTImageStorage, generate_uid
     axes = vol.affine[:3, :3]/vol.spacing
     if not np.allclose(axes.T @ axes, np.eye(3), atol=1e-4) or np.linalg.det(axes[:, ::-1]) > 0:
-        raise InputError(f'{folder}: this volume has sheared or mirrored axes, which DICOM cannot hold; use '
+        raise InputError(f'{folder}: this volume has sheared or mirrored axes, which DICOM cannot hold. Use '
                          'vol.resample_to(a regular grid) first')
     if not np.isfinite(vol.array).all():
         raise InputError(f'{folder}: the volume contains NaN or infinite values, so it was not written')

@@ -109,7 +109,7 @@ class Ridge(nn.Module):
             raise InputError(f'Ridge: {cases} cases but {len(patients)} patients named; one for each case, equal where '
                              'the patient is the same')
         if any(s % stride for s in vol_shape):
-            raise InputError(f'Ridge: stride {stride} does not divide {vol_shape}; choose one that does, or 1')
+            raise InputError(f'Ridge: stride {stride} does not divide {vol_shape}. Choose one that does, or 1')
         V, h, w = xray_shape
         self.register_buffer('filters', torch.zeros(n, V*min(h, pixels)*min(w, pixels) + 1))  # MΦ
         self.register_buffer('center', torch.zeros(self.filters.shape[1]))  # φ̄, the mean feature vector
@@ -224,7 +224,7 @@ def coefficients(self:Ridge,
     c = self.offset + (ridge_features(xrays.float(), self.pixels, self.constant) - self.center) @ self.filters.T
     if case is None: return c
     if not case.is_cuda and int(case.max()) >= len(self.patient):  # a card would have to be waited for
-        raise InputError(f'Ridge: case {int(case.max())} was named, but only {len(self.patient)} are known; give '
+        raise InputError(f'Ridge: case {int(case.max())} was named, but only {len(self.patient)} are known. Give '
                          'Ridge.fit the patients of all training cases')
     own = self.kin(case.clamp(min=0)) & (case >= 0)[:, None]  # (B, N): the patient's cases
     if self.ancestors is not None: return leave_out(c.double(), self.leave.double(), own).float()
@@ -238,7 +238,7 @@ def forward(self:Ridge,
     "The weighted sum of the training volumes, each training case left out of its own."
     if tuple(xrays.shape[1:]) != self.xray_shape:
         raise InputError(f'Ridge: fitted to X-rays of (views, rows, columns) {self.xray_shape}, got '
-                         f'{tuple(xrays.shape[1:])}; fit it again for this detector')
+                         f'{tuple(xrays.shape[1:])}. Fit it again for this detector')
     with torch.autocast(xrays.device.type, enabled=False):
         y = self.coefficients(xrays, case) @ self.volumes.flatten(1).float()
         y = y.unflatten(1, (1, *self.volumes.shape[1:]))

@@ -122,8 +122,8 @@ def _follow(self:UnifiedCascadeStage, cls):
     if not c.share_encoder: return
     own, theirs = ([(k, v.shape) for k, v in m.encoder.state_dict().items()] for m in (self, self.previous))
     if own != theirs:
-        raise InputError('StageConfig: the encoder of the stage before has another size; '
-                         'use the same encoder_* and vit_layers, or share_encoder=False')
+        raise InputError('StageConfig: the encoder of the stage before has another size. '
+                         'Use the same encoder_* and vit_layers, or share_encoder=False')
     del self.encoder
     self.__dict__['encoder'] = self.previous.encoder  # not a submodule of this one: it exists once
 
@@ -319,7 +319,7 @@ def cascade_configs(
     geometry, # `Geometry` of the last stage
 )->list: # of StageConfig, each with the one before inside
     "The stages of a named cascade."
-    if name not in cascades: raise InputError(f'The cascade {name!r} is unknown; choose from {", ".join(cascades)}.')
+    if name not in cascades: raise InputError(f'The cascade {name!r} is unknown. Choose from {", ".join(cascades)}.')
     stages, preset = [], 'tiny' if name.startswith('tiny') else 'vit'
     for n in cascades[name]:
         g = geometry.replace(vol_shape=(n,)*3, spacing=tuple(e/n for e in geometry.extent))

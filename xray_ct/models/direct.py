@@ -49,7 +49,7 @@ class XrayConfig(ModelConfig):
     def __post_init__(self):
         super().__post_init__()
         if self.base not in self.bases:
-            raise InputError(f"{type(self).__name__}: base={self.base!r} is unknown; choose from "
+            raise InputError(f"{type(self).__name__}: base={self.base!r} is unknown. Choose from "
                              f"{', '.join(self.bases)}.")
         check_encoder(self)
 
@@ -95,7 +95,7 @@ def _check_norms(c):
         if (blocks[i] or not i) and norm_is_degenerate(w, math.prod(grid)):
             raise InputError(f"{type(c).__name__}: widths[{i}]={w} on a grid of {'×'.join(map(str, grid))} voxels "
                              "leaves each group of its norm "
-                             'a single value; give it 16 or more channels, or leave that level out.')
+                             'a single value. Give it 16 or more channels, or leave that level out.')
 
 def check_encoder(
     c:XrayConfig,
@@ -105,7 +105,7 @@ def check_encoder(
     if norm_is_degenerate(channels := c.encoder_width*min(2**(c.encoder_levels - 1), 4), h*w):
         raise InputError(f'{type(c).__name__}: encoder_width={c.encoder_width} gives {channels} channels on a map of '
                          'one pixel, and each group of '
-                         'their norm a single value; give encoder_width=16 or more, or fewer encoder_levels.')
+                         'their norm a single value. Give encoder_width=16 or more, or fewer encoder_levels.')
 
 # %% ../../nbs/42_direct.ipynb #e8f83c43
 class XrayModel(SavedModel):
@@ -135,7 +135,7 @@ def set_geometry(self:XrayModel,
     own = Geometry.from_dict(self.config.geometry)
     if g.vol_shape != own.vol_shape or len(g.views) != len(own.views):
         raise InputError(f'{type(self).__name__}: made for {len(own.views)} views and a volume of {own.vol_shape}, '
-                         f'not for {len(g.views)} views and {g.vol_shape}; train another for that.')
+                         f'not for {len(g.views)} views and {g.vol_shape}. Train another for that.')
     self.geometry, self.projector = g, Projector(g).to(self.device)
     return self
 
@@ -156,7 +156,7 @@ class DirectModel(XrayModel):
         c, g, cells = config, Geometry.from_dict(config.geometry), config.work_stride**3
         if c.fine and extra:
             raise InputError(f'{type(self).__name__}: fine={c.fine} belongs to a model that gives its volume at once, '
-                             'and this one denoises step by step; leave it 0.')
+                             'and this one denoises step by step. Leave it 0.')
         # in 2-D, before anything is spread along depth
         self.reduce = nn.Conv2d(c.encoder_width, c.lift_channels, 1)
         guides = (c.base != 'none') + bool(c.residual_steps)

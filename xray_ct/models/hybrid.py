@@ -67,11 +67,11 @@ def _check_hybrid(c):
     idle = [s for s in switches if getattr(c, s) and s != 'use_learnable_priors'
             and c.backbone not in ('hybrid', 'vit')]
     if idle:
-        raise InputError(f"{name}: {', '.join(idle)} would do nothing with backbone={c.backbone!r}; choose from "
+        raise InputError(f"{name}: {', '.join(idle)} would do nothing with backbone={c.backbone!r}. Choose from "
                          "hybrid, vit.")
     if c.heads < 1 or c.dim % c.heads or (c.use_cascaded_attn and c.heads % 2):
         groups = ' in two groups' if c.use_cascaded_attn else ''
-        raise InputError(f'{name}: dim={c.dim} cannot be divided among {c.heads} heads{groups}; choose others.')
+        raise InputError(f'{name}: dim={c.dim} cannot be divided among {c.heads} heads{groups}. Choose others.')
     if c.use_learnable_priors and (c.use_depth_priors or not c.use_depth_lifting):
         raise InputError(f'{name}: use_learnable_priors takes the place of use_depth_priors, and needs '
                          'use_depth_lifting.')
@@ -79,7 +79,7 @@ def _check_hybrid(c):
         raise InputError(f'{name}: use_depth_weights takes the place of regions (use_depth_priors, '
                          'use_learnable_priors), and needs use_depth_lifting.')
     if c.use_hierarchical_cond and c.base == 'none':
-        raise InputError(f"{name}: use_hierarchical_cond asks the base volume, and base='none'; choose from "
+        raise InputError(f"{name}: use_hierarchical_cond asks the base volume, and base='none'. Choose from "
                          f"{', '.join(c.bases[1:])}.")
 
 # %% ../../nbs/43_hybrid.ipynb #82a54b38

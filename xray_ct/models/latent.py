@@ -57,7 +57,7 @@ def _check_unet(c):
     "A network that could not be built is refused where it is written down."
     if len(c.channels) != len(c.attention):
         raise InputError(f'LatentConfig: {len(c.channels)} channels, but attention is told for {len(c.attention)} '
-                         'levels; give one for each')
+                         'levels. Give one for each')
     if not c.channels or min(*c.channels, c.blocks, c.head_channels, c.groups) < 1:
         raise InputError(f'LatentConfig: channels={c.channels}, blocks={c.blocks}, head_channels={c.head_channels}, '
                          f'groups={c.groups}: '
@@ -67,7 +67,7 @@ def _check_unet(c):
                          f'groups={math.gcd(*c.channels)} divides all of {c.channels}')
     if c.attention[0]:
         raise InputError('LatentConfig: attention at the finest level of the latents is 1.3 million tokens for '
-                         '512×512×300; keep it to the coarse levels')
+                         '512×512×300. Keep it to the coarse levels')
     attend = {n for n, a in zip(c.channels, c.attention) if a} | {c.channels[-1]}
     if bad := sorted(n for n in attend if n % c.head_channels):
         raise InputError(f'LatentConfig: head_channels={c.head_channels} does not divide the {bad} of '
@@ -81,7 +81,7 @@ def _check_sampling(c):
         raise InputError(f'LatentConfig: sample_steps={c.sample_steps}; 1 to {NoiseSchedule.steps} can be taken')
     if not 0 <= c.eta <= 1: raise InputError(f'LatentConfig: eta={c.eta}; it goes from 0 (DDIM) to 1 (ancestral)')
     if not c.min_snr_gamma >= 0:
-        raise InputError(f'LatentConfig: min_snr_gamma={c.min_snr_gamma}; give 0 (plain MSE) or more')
+        raise InputError(f'LatentConfig: min_snr_gamma={c.min_snr_gamma}. Give 0 (plain MSE) or more')
     c.process()
 
 # %% ../../nbs/47_latent.ipynb #01cb3874
@@ -201,7 +201,7 @@ def sample(self:LatentModel,
     "One sample for each series."
     c, seeds = self.config, list(seeds) if seeds is not None else [0]*len(guess)
     if len(seeds) != len(guess):
-        raise InputError(f'LatentModel.sample: {len(seeds)} seeds for {len(guess)} series; give one each')
+        raise InputError(f'LatentModel.sample: {len(seeds)} seeds for {len(guess)} series. Give one each')
     if (thick is None) != (operator is None):
         raise InputError('LatentModel.sample: thick and operator belong together; `slab.between(thin, thick)` makes '
                          'the operator')
@@ -284,7 +284,7 @@ def use_autoencoder(self:LatentModel,
 def vae_config(path)->dict: # fields of `VAEConfig`
     "Of MAISI's checkpoint, or of the folder of a `MaisiVAE`."
     if not Path(path).exists():
-        raise InputError(f"{path}: no such file or folder; give MAISI's checkpoint, or the folder of an autoencoder")
+        raise InputError(f"{path}: no such file or folder. Give MAISI's checkpoint, or the folder of an autoencoder")
     return (stored_vae(path) if Path(path).is_dir() else vae_preset('published')).to_dict()
 
 # %% ../../nbs/47_latent.ipynb #2f0403fe

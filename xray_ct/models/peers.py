@@ -258,7 +258,7 @@ class PeerConfig(ModelConfig):
         name = type(self).__name__
         for k, known in dict(architecture=architectures, base=self.bases).items():
             if getattr(self, k) not in known:
-                raise InputError(f'{name}: {k}={getattr(self, k)!r} is unknown; choose from {", ".join(known)}.')
+                raise InputError(f'{name}: {k}={getattr(self, k)!r} is unknown. Choose from {", ".join(known)}.')
         if not _lengths[self.architecture](self):
             raise InputError(f'{name}: channels={self.channels}, layers={self.layers} do not make a '
                              f'{self.architecture}. Start from one of its presets.')

@@ -32,7 +32,7 @@ class Registry(MutableMapping):
 
     def __getitem__(self, name):
         if name not in self:
-            raise InputError(f'{self.what} {name!r} is unknown; choose from {", ".join(self)}, or name the file that '
+            raise InputError(f'{self.what} {name!r} is unknown. Choose from {", ".join(self)}, or name the file that '
                              'declares it (--model FILE.py).')
         if name not in self.found:
             module, _, cls = self.built_in[name].partition(':')
@@ -77,7 +77,7 @@ class ModelConfig:
         "The inverse of `to_dict`; unknown and missing fields are refused by name."
         own = {f.name for f in fields(cls)}
         if extra := sorted(set(d) - own):
-            raise InputError(f"{cls.__name__}: unknown field {', '.join(extra)}; choose from {', '.join(sorted(own))}.")
+            raise InputError(f"{cls.__name__}: unknown field {', '.join(extra)}. Choose from {', '.join(sorted(own))}.")
         needed = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
         if missing := [k for k in needed if k not in d]:
             raise InputError(f"{cls.__name__}: field {', '.join(missing)} is missing.")
@@ -93,7 +93,7 @@ def from_preset(
 ):
     "A configuration by name."
     if name not in presets:
-        raise InputError(f"{config_class.__name__}: the preset {name!r} is unknown; choose from {', '.join(presets)}.")
+        raise InputError(f"{config_class.__name__}: the preset {name!r} is unknown. Choose from {', '.join(presets)}.")
     sizes = presets[name](geometry) if callable(presets[name]) else presets[name]
     where = {} if geometry is None else dict(geometry=geometry.to_dict())
     return config_class.from_dict({**where, **sizes, **changes})
@@ -148,7 +148,7 @@ def begin_with(self:SavedModel,
     other, # the trained model that the run names as `previous`
 )->SavedModel:
     "Take over what a trained model has learnt."
-    raise InputError(f'{self.kind}: this model does not begin with another; leave out previous.')
+    raise InputError(f'{self.kind}: this model does not begin with another. Leave out previous.')
 
 @patch
 def fit_before(self:SavedModel,
@@ -190,7 +190,7 @@ def use_autoencoder(self:SavedModel,
     path, # of a checkpoint or folder
 ):
     "Replace the autoencoder."
-    raise InputError(f'{self.kind}: this model has no autoencoder; leave {path} out.')
+    raise InputError(f'{self.kind}: this model has no autoencoder. Leave {path} out.')
 
 # %% ../../nbs/40_saved.ipynb #68847d69
 @patch
@@ -270,8 +270,8 @@ def _tensors(path):
     if not path.exists():
         others = sorted(p.name for p in path.parent.glob('*') if p.suffix in ('.pt', '.pth', '.pkl', '.ckpt', '.bin'))
         hint = f' ({others[0]} is a pickle, which can run code when it is opened: it is not read)' if others else ''
-        raise InputError(f'{path}: no such file{hint}; give the folder that training wrote.')
-    tensors, texts = read_tensors(path, remedy='a pickle renamed is refused too; give the folder that training wrote')
+        raise InputError(f'{path}: no such file{hint}. Give the folder that training wrote.')
+    tensors, texts = read_tensors(path, remedy='a pickle renamed is refused too. Give the folder that training wrote')
     return tensors, texts.get('config')
 
 def _check_tensors(own, tensors, path):
@@ -279,8 +279,8 @@ def _check_tensors(own, tensors, path):
     fits = lambda k: k in own and k in tensors and own[k].shape == tensors[k].shape and own[k].dtype == tensors[k].dtype
     if wrong := sorted(k for k in own.keys() | tensors.keys() if not fits(k)):
         raise InputError(f"{path}: {len(wrong)} tensors do not fit config.json ({', '.join(wrong[:3])}…): these are "
-                         "the weights of another config; "
-                         'give the folder that training wrote.')
+                         "the weights of another config. "
+                         'Give the folder that training wrote.')
 
 @patch(cls_method=True)
 def load(cls:SavedModel,
@@ -316,7 +316,7 @@ def saved_class(
     except InputError as e: raise InputError(f'{path}: {e}') from None
     if reads and cls.reads != reads:
         what, command = dict(xrays=('X-rays', 'reconstruct'), slices=('thick slices', 'interpolate'))[cls.reads]
-        raise InputError(f'{path}: a {kind} model reads {what}; give it to `xray_ct {command}`.')
+        raise InputError(f'{path}: a {kind} model reads {what}. Give it to `xray_ct {command}`.')
     return cls
 
 def load_saved(
@@ -332,7 +332,7 @@ def load_saved(
                          f'config.json{pickled}')
     for name in ('config.json', 'model.safetensors'):
         if not (folder/name).is_file():
-            raise InputError(f'{folder}: has no {name}; give the folder of a run that `xray_ct train` has finished')
+            raise InputError(f'{folder}: has no {name}. Give the folder of a run that `xray_ct train` has finished')
     cls = saved_class(folder, reads)
     try: return cls.load(folder, device)
     except Exception as e:  # an edited config can ask for anything
@@ -382,13 +382,13 @@ def use_file(
     "Run a Python file that declares models, backbones or data."
     name, colon, wanted = str(spec).rpartition(':') if '.py:' in str(spec) else (str(spec), '', '')
     path = Path(name).resolve()
-    if not path.is_file(): raise InputError(f'{name}: no such file; check the name')
+    if not path.is_file(): raise InputError(f'{name}: no such file. Check the name')
     if str(path) not in files_used: _run_file(path, name)
     if not wanted: return ''
     cls = getattr(files_used[str(path)], wanted, None)
     if not (isinstance(cls, type) and issubclass(cls, SavedModel) and cls.kind):
         own = ', '.join(c.__name__ for c in models.found.values() if c.__module__ == path.stem)
-        raise InputError(f'{name}: declares no model {wanted}; choose from '
+        raise InputError(f'{name}: declares no model {wanted}. Choose from '
                          f'{own or "none: derive a class from XrayModel, and give it a kind"}.')
     return cls.kind
 
@@ -396,7 +396,7 @@ def _run_file(path, name):
     "Import a file under its own stem, which worker processes and pickles know it by."
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(module_spec)
-    if path.stem in sys.modules: raise InputError(f'{name}: a module {path.stem!r} is loaded already; rename the file')
+    if path.stem in sys.modules: raise InputError(f'{name}: a module {path.stem!r} is loaded already. Rename the file')
     sys.modules[path.stem] = module
     try: module_spec.loader.exec_module(module)
     except BaseException as e:
@@ -419,5 +419,5 @@ def chosen_model(
     if reads and cls.reads != reads:
         own = ', '.join(k for k in models if models[k].reads == reads and models[k].trains)
         other = dict(xrays='train', slices='train-slices')[cls.reads]
-        raise InputError(f'--model {spec}: a {kind} model is trained by `xray_ct {other}`; choose from {own}.')
+        raise InputError(f'--model {spec}: a {kind} model is trained by `xray_ct {other}`. Choose from {own}.')
     return kind
