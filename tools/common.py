@@ -91,7 +91,9 @@ def run_notebook(path, flags, threads=None): # in a process of its own
         import torch
         change, ask = torch.set_num_threads, torch.get_num_threads
         change(int(threads))
-        torch.set_num_threads = lambda n: None   # at the top of a notebook, for speed
+        here = os.getpid()
+        # at the top of a notebook it is for speed; a worker that did not obey would wait for threads it has not
+        torch.set_num_threads = lambda n: None if os.getpid() == here else change(n)
         def get_num_threads():                   # a test that needs a certain number asks first
             torch.set_num_threads = change
             return ask()

@@ -9,7 +9,7 @@ copy of the repository; then the notebooks and scripts that should catch it run 
 that exports the fault runs once without it up to that cell and is forked there, so that a fault costs only the rest.
 A text that is no longer found, or found twice, is an error and counts as not caught: the list cannot rot.
 """
-import argparse, importlib, json, os, re, runpy, shutil, signal, sys, tempfile, time, traceback
+import argparse, importlib, json, os, re, runpy, shutil, signal, subprocess, sys, tempfile, time, traceback
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -248,6 +248,7 @@ def main():
         copy = folder/'copy'
         shutil.copytree(root, copy, ignore=lambda d, names: skip(d, names) if Path(d).name != 'nbs' else
                         [n for n in skip(d, names) if n != 'runs'], symlinks=True)
+        with_revision(copy, folder)
         mutants = read_list(copy)
         text = lambda m: ' '.join([f'family:{m.family}', m.old, m.new, *m.catchers, str(m.notebook)])
         mutants = [m for m in mutants if a.only in text(m)]
@@ -255,6 +256,13 @@ def main():
             for name in heavy.split(): importlib.import_module(name)
             rounds(mutants, copy, folder, a.workers)
     return summary(mutants, a.find)
+
+def with_revision(copy, folder):
+    "Results name a revision, and are refused without one; the history lies beside the copies, which share it."
+    git = ['git', '-C', copy, '-c', 'user.name=mutate', '-c', 'user.email=none', '-c', 'gc.auto=0']
+    start = ['init', '-q', '--separate-git-dir', folder/'history']
+    for command in (start, ['add', '-A'], ['commit', '-q', '-m', 'as it is']):
+        subprocess.run([*git, *command], check=True, stdout=subprocess.DEVNULL)
 
 def summary(mutants, only_found):
     "The score over the whole list; 0 where it is at least 92 % and nothing is an error."

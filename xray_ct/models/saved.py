@@ -328,7 +328,7 @@ def load_saved(
     folder = Path(folder)
     if folder.is_file():
         pickled = '; a pickle is never loaded' if folder.suffix in ('.pt', '.pth', '.pkl', '.ckpt') else ''
-        raise InputError(f'{folder}: give the folder of the run, which holds model.safetensors and '
+        raise InputError(f'{folder}: is a file. Give the folder of the run, which holds model.safetensors and '
                          f'config.json{pickled}')
     for name in ('config.json', 'model.safetensors'):
         if not (folder/name).is_file():
