@@ -94,13 +94,12 @@ def curves_of(
         tried = [(x*np.exp(s)).astype(np.float32) for s in scales]
         s = zero_of(scales, [np.log(projected(t)[covered].sum()/t[covered].sum()) for t in tried])
         x, moved = (x*np.exp(s)).astype(np.float32), moved + s
-    if not any(known):
-        s = (usual_total(x, seen) - np.log(x.sum()))/2
-        x, moved = (x*np.exp(s)).astype(np.float32), moved + s
     p = projected(x)
     curves, new = bent(x, p)
-    if not any(known): # the shape of the last round, the scale that was found
-        curves = [(k, c*float(x[covered].sum()/new[covered].sum())) for k, c in curves]
+    if not any(known): # the shape of the last round, the scale that was found, half way to that of such a body
+        scale = float(x[covered].sum()/new[covered].sum())
+        s = (usual_total(scale*new, seen) - np.log(scale*new.sum()))/2
+        curves, moved = [(k, c*scale*np.exp(s)) for k, c in curves], moved + s
     return curves, moved
 
 # %% ../nbs/69_response.ipynb #3b71aac2
