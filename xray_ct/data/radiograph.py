@@ -197,12 +197,14 @@ def air_in_padding(
     inside, # (h, w) bool: the picture
     more:bool, # does a higher stored value mean more X-rays?
 )->np.ndarray: # (h, w) bool
-    "Which padding is the picture's own air: its value follows on the picture's airy end, within 2 % of the range."
+    """Which padding is the picture's own air: its value follows within 2 % of the range on the airy end of a picture
+    that has next to no air otherwise."""
     if padded is None or padded.mean() < .01: return np.zeros(stored.shape, bool)
     low, high = stored[inside].min(), stored[inside].max()
     ends = stored[padded].min(), stored[padded].max()
-    gap = ends[0] - high if more else low - ends[1]
-    return padded if 0 <= gap <= .02*(high - low) else np.zeros(stored.shape, bool)
+    gap, near = ends[0] - high if more else low - ends[1], .02*(high - low)
+    air = (stored[inside] >= high - near if more else stored[inside] <= low + near).mean()
+    return padded if 0 <= gap <= near and air < .02 else np.zeros(stored.shape, bool)
 
 # %% ../../nbs/13_radiograph.ipynb #3758970a
 KINDS = ('CR', 'DX', 'DR', 'RG', 'PX', 'RF', 'XA', 'OT', '')
