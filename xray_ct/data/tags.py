@@ -403,14 +403,15 @@ def _tag_votes(ds, falls, display_falls):
     name = f'PhotometricInterpretation {photometric}' + ' with a falling rescale or VOI LUT'*turned
     votes[name] = (photometric == 'MONOCHROME1') != turned
     if shape in ('INVERSE', 'IDENTITY'): votes[f'PresentationLUTShape {shape}'] = (shape == 'INVERSE') != turned
-    if ds.get('PresentationLUTSequence'):
-        down = _table_falls(ds)
+    if ds.get('PresentationLUTSequence') and (down := _table_falls(ds)) is not None:
         votes[f'PresentationLUTSequence, which {"falls" if down else "rises"}'] = down != turned
     return votes
 
-def _table_falls(ds):
+def _table_falls(ds): # → None where the table is damaged: it is for screens only
     from pydicom.pixels import apply_presentation_lut
-    return _falls(lambda v: apply_presentation_lut(v, ds), np.arange(4096))
+    try: return _falls(lambda v: apply_presentation_lut(v, ds), np.arange(4096))
+    except InputError: raise
+    except (AttributeError, KeyError, IndexError, ValueError): return None
 
 # %% ../../nbs/10_tags.ipynb #5e5cd0a2
 def polarity(
