@@ -200,8 +200,7 @@ def air_in_padding(
     """Which padding is the picture's own air: its value follows within 2 % of the range on the airy end of a picture
     that has next to no air otherwise."""
     if padded is None or padded.mean() < .01: return np.zeros(stored.shape, bool)
-    low, high = stored[inside].min(), stored[inside].max()
-    ends = stored[padded].min(), stored[padded].max()
+    low, high, *ends = (float(v) for a in (stored[inside], stored[padded]) for v in (a.min(), a.max()))
     gap, near = ends[0] - high if more else low - ends[1], .02*(high - low)
     air = (stored[inside] >= high - near if more else stored[inside] <= low + near).mean()
     return padded if 0 <= gap <= near and air < .02 else np.zeros(stored.shape, bool)
