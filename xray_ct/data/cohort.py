@@ -207,14 +207,14 @@ def prepare_case(
     file = Path(cache)/cache_name(case, config)
     if not (meta := cached_meta(file)):
         try:
-            vol = read_ct(case.path, say=None)
-            box, center = _box(vol, config)
+            # the whole CT is not kept: what follows uses its memory again, and fresh memory costs more than the work
+            box, center = _box(read_ct(case.path, say=None), config)
         except InputError as e: raise Unusable(str(e) if str(case.path) in str(e) else f'{case.path}: {e}') from None
         # on its own grid with the target's blur: `onto` a grid of target spacing would also interpolate
         smooth = box.blurred([0.4*config.spacing if config.spacing > s*1.001 else 0. for s in box.spacing], np.int16)
         meta = dict(patient=case.patient, source=case.path.name, spacing=list(box.spacing),
                     affine=box.affine.tolist(), shape=list(box.shape),
-                    center=list(center), assumed=vol.meta.get('assumed', []))
+                    center=list(center), assumed=box.meta.get('assumed', []))
         voxels = {k: torch.from_numpy(a) for k, a in dict(hu=to_int16(box.array), smooth=smooth).items()}
         with staged(file) as f: save_file(voxels, f, metadata={'case': json.dumps(meta)})
     return replace(case, file=file, assumed=tuple(meta.get('assumed', ())))
