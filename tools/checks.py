@@ -13,7 +13,7 @@ from common import (Failure, code, config, directive, exported, flags_known, is_
                     process, python, root, tagged, tail, without_magic)
 
 max_kb = 400        # of a notebook
-max_columns = 120   # of a line of exported code, of tools and of tests
+max_columns = 120   # of a line of code: of every cell, of tools and of tests; not of a text within it
 max_lines = 40      # of an exported cell
 max_module = 450    # lines of a module
 
@@ -110,13 +110,16 @@ def form_of_cell(c):
     lines, first = c.source.splitlines(), first_line(c.source)
     if len(lines) > max_lines:
         yield f'an exported cell of {len(lines)} lines, more than {max_lines} ({first})'
-    yield from (f'exported code: {p}' for p in wide(lines))
     if directive(c, '|'.join(flags_known)): yield f'a flag drops an exported cell ({first})'
     if re.search(r'^\s*from .+ import \*|^\s*(from|import) (fastai\.(vision|medical)|torchvision)', c.source, re.M):
         yield f'an import that is not allowed in exports ({first})'
 
 def wide(lines):
     return [f'{len(l)} columns, more than {max_columns} ({l.strip()[:60]})' for l in lines if len(l) > max_columns]
+
+def without_texts(source):
+    "Code without what its strings of several lines say, such as a page or a card."
+    return re.sub(r'(\"{3}|\'{3}).*?\1', lambda m: '\n'*m[0].count('\n'), source, flags=re.S)
 
 def scripts(): return sorted(f for folder in ('tools', 'tests') for f in (root/folder).glob('*.py'))
 
@@ -126,6 +129,7 @@ def check_form():
     for f in notebooks():
         out += [f'{name(f)}: {p}' for p in form_of_notebook(f, nbformat.read(f, 4))]
         out += [f'{name(f)}: {p}' for c in exported(f) for p in form_of_cell(c)]
+        out += [f'{name(f)}: {p}' for c in code(f) for p in wide(without_texts(c.source).splitlines())]
     for f in scripts():
         out += [f'{name(f)}: {p}' for p in wide(f.read_text(encoding='utf-8').splitlines())]
     return out
@@ -182,7 +186,7 @@ def check_rooms():
 # ---------------------------------------------------------------- run notebooks
 def smoke_parameters(path):
     "A run notebook's values for a quick run: `epochs = 20  # passes (smoke: 1)` → `epochs: 1`."
-    pattern = re.compile(r'^(\w+)\s*=.*#.*\(smoke:\s*(.+)\)\s*$', re.M)
+    pattern = re.compile(r'^(\w+)\s*=[^#\n]*(?:\n[^=#\n]*)*#.*\(smoke:\s*(.+)\)\s*$', re.M)
     return {m[1]: m[2] for c in tagged(path, 'parameters') for m in pattern.finditer(c.source)}
 
 def check_runs():
