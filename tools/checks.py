@@ -190,8 +190,10 @@ def smoke_parameters(path):
     return {m[1]: m[2] for c in tagged(path, 'parameters') for m in pattern.finditer(c.source)}
 
 def check_runs():
-    "Each run notebook has one parameters cell, checked in the next code cell, and values for a quick run."
-    out = []
+    "A run notebook has one parameters cell, checked in the next code cell, values for a quick run, a folder to go to."
+    told = {d for f in notebooks() for d in re.findall(r'\.ipynb (runs/\w+)/\w+\.ipynb', f.read_text(encoding='utf-8'))}
+    out = [f'{d}/.gitkeep: is missing; papermill makes no folder for its copy' for d in sorted(told)
+           if not (root/d/'.gitkeep').exists()]
     for f in filter(is_run, notebooks()):
         cells, found = code(f), tagged(f, 'parameters')
         if len(found) != 1:
