@@ -9,7 +9,7 @@ __all__ = ['KNOTS', 'AIR_GREY', 'TRIED', 'rising', 'zero_of', 'outline_volume', 
 from pathlib import Path
 import numpy as np
 import torch
-from .check import respond
+from .check import SHADOW, densest, respond
 from .data.drr import onto_detector
 from .data.radiograph import view_name
 from .physics import hu_to_mu
@@ -49,11 +49,10 @@ def zero_of(
 # %% ../nbs/69_response.ipynb #5a7bba05
 def outline_volume(
     x, # (V, h, w) line integrals; a row is a height
-    edge=.08, # of the densest part: where the shadow begins
+    edge=SHADOW, # of the densest part: where the shadow begins
 )->float: # pixels cubed
     "Sum over the heights of the product of the shadow's widths in two views (of their squared geometric mean)."
-    tops = [np.quantile(a[a > .05*a.max()], .995) if a.max() > 0 else 1. for a in x]
-    shadow = np.stack([a > edge*t for a, t in zip(x, tops)])
+    shadow = np.stack([a > edge*densest(a) for a in x])
     width = shadow.shape[-1] - shadow.argmax(-1) - shadow[..., ::-1].argmax(-1)
     width = np.where(shadow.any(-1), width, 0).astype(float)   # (V, h)
     return float((width.prod(0)**(2/len(x))).sum())

@@ -409,9 +409,10 @@ def _tag_votes(ds, falls, display_falls):
 
 def _table_falls(ds): # → None where the table is damaged: it is for screens only
     from pydicom.pixels import apply_presentation_lut
-    try: return _falls(lambda v: apply_presentation_lut(v, ds), np.arange(4096))
-    except InputError: raise
+    values = np.arange(4096)
+    try: shown = apply_presentation_lut(values, ds)
     except (AttributeError, KeyError, IndexError, ValueError): return None
+    return _falls(lambda v: shown[v], values)
 
 # %% ../../nbs/10_tags.ipynb #5e5cd0a2
 def polarity(
