@@ -10,11 +10,10 @@ from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
 not_yet = ['xray_ct.' + n for n in '''
-    baselines blocks.attention blocks.cnn blocks.depth blocks.encoder blocks.layers blocks.vae check cli
-    cli_training consistency data.cohort data.fetch data.items data.pairs data.radiograph evaluate geometry
-    interpolate models.base models.cascade models.direct models.hybrid models.latent models.plane models.progressive
-    models.ensemble models.peers models.saved models.thin outside precision projector reconstruct slab slice_report
-    thickness training viewer volume
+    baselines blocks.attention blocks.cnn blocks.depth blocks.encoder blocks.layers blocks.vae check consistency
+    data.cohort data.fetch data.radiograph evaluate geometry interpolate models.base models.cascade
+    models.direct models.ensemble models.hybrid models.latent models.peers models.plane models.progressive
+    models.saved models.thin outside projector reconstruct slab slice_report thickness viewer volume
 '''.split()]
 
 client = '''

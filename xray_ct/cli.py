@@ -164,7 +164,7 @@ def check_choice(
     if value not in choices: raise InputError(f'{name} {value} is unknown. Choose from {", ".join(choices)}')
 
 def key_values(
-    pairs:list, # of KEY=VALUE, or None
+    pairs:list|None, # of KEY=VALUE
 )->dict: # text by name
     "What --set gives."
     from xray_ct.files import InputError

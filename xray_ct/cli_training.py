@@ -29,7 +29,7 @@ Previous = Annotated[Optional[Path], option(metavar='RUN', help=(
 def check_training(
     cts:Path,
     out:Path,      # folder of the run
-    set_:list,     # of KEY=VALUE, or None
+    set_:list|None, # of KEY=VALUE
     epochs:int,
     minutes:float,
     processes=1,

@@ -59,7 +59,9 @@ def autocast_training(
         return None if out is None else to_float(out)
 
     hooks = [model.register_forward_pre_hook(enter), model.register_forward_hook(leave, always_call=True)]
-    return lambda: [h.remove() for h in hooks]
+    def undo():
+        for h in hooks: h.remove()
+    return undo
 
 # %% ../nbs/26_precision.ipynb #57b3a2ac
 def seconds_of(
@@ -88,7 +90,8 @@ def choose_precision(
     if asked != 'auto': return dict(precision=asked, why='asked for')
     if device.type == 'cuda' and not torch.cuda.is_bf16_supported(including_emulation=False):
         return dict(precision='float32', why='the card has no bfloat16')
-    taken, spent = {'float32': [], 'bf16': []}, 0.
+    taken:dict = {'float32': [], 'bf16': []}
+    spent = 0.
     for turn in range(repeats + 1):
         for precision in taken:
             s = seconds_of(lambda: step(precision), device)

@@ -31,7 +31,7 @@ from .state import SaveBest, State, Stop, backup_name, read_state, rotate_backup
 from .ranks import (Together, Unsharded, first_then_rest, joined, local_tensor, rank, sharded, shared,
                            world)
 try: import fcntl
-except ImportError: fcntl = None  # not on Windows
+except ImportError: fcntl = None  # type: ignore  # not on Windows
 
 # %% ../nbs/55_training.ipynb #e347d52a
 def tune_allocator():
@@ -106,7 +106,7 @@ def build(
 def stage_before(
     config:RunConfig,
     run:Path=None, # the run's folder
-)->Path: # or None
+)->Path|None:
     "Folder of the trained model that this one begins with: the run's own copy where there is one."
     if not config.previous: return None
     own = Path(run)/'previous' if run else None
@@ -405,8 +405,8 @@ def earlier_run(
         raise InputError(text) from None
     new, old = (json.loads(json.dumps(c)) for c in (asdict(config), old))
     # they do not change what is learnt
-    free = 'num_workers', 'figures', 'track', 'keep', 'shard', 'device', 'checkpointing'
-    free += tuple(k for k in ('passes', 'batch_size') if not getattr(config, k))  # settled where it was begun
+    free = {'num_workers', 'figures', 'track', 'keep', 'shard', 'device', 'checkpointing'}
+    free |= {k for k in ('passes', 'batch_size') if not getattr(config, k)}  # settled where it was begun
     if different := [f'{k} was {old[k]}, now {new[k]}' for k in new if new[k] != old[k] and k not in free]:
         raise InputError(f'{run}: holds a run with other settings ({"; ".join(different)}). Choose another folder, or '
                          'the same settings to resume')

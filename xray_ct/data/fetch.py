@@ -197,7 +197,7 @@ def list_series(
     rows = persist(ask, url, pause)
     count = lambda row: int(row.get('ImageCount') or 0)
     usable = [s for s in rows if isinstance(s, dict) and s.get('SeriesInstanceUID') and count(s) >= r.least]
-    best = {}
+    best:dict = {}
     for s in sorted(usable, key=lambda s: (-count(s), s['SeriesInstanceUID'])): best.setdefault(s.get('PatientID'), s)
     if not best: raise InputError(f'{url}: lists no series of {r.least} slices or more; was the collection renamed?')
     return [best[p] for p in sorted(best, key=str)][:patients]

@@ -108,7 +108,7 @@ def sample_affine(
 # %% ../../nbs/19_items.ipynb #f6e6f294
 ROOM = .4  # of a card's free memory that cases may take
 
-_cards = {} # device and files → their voxels: a cohort is copied once, for the base and for the training
+_cards:dict = {} # device and files → their voxels: a cohort is copied once, for the base and for the training
 
 @lru_cache(128)
 def _projector(geometry): return Projector(geometry)
@@ -116,7 +116,9 @@ def _projector(geometry): return Projector(geometry)
 class Items:
     "Moved items of a `CTDataset`, a batch at a time, on a device."
     def __init__(self, dataset:CTDataset, device):
-        self.dataset, self.device, self.kept, self.tables = dataset, torch.device(device), {}, {}
+        self.dataset, self.device = dataset, torch.device(device)
+        self.kept:dict = {}
+        self.tables:dict = {}
         self.metas = [dataset.meta(i) for i in range(len(dataset.cases))]
         if self.device.type == 'cpu': return
         key = str(self.device), *(c.file for c in dataset.cases)
@@ -180,8 +182,8 @@ def batch(self:Items,
 )->tuple: # X-rays (B, V, h, w) line integrals, case (B,), target (B, 1, D, H, W) in [-1, 1]; on the device
     "Moved, sampled and projected; then gain and noise, as `vary_picture` has them."
     ds, c = self.dataset, self.dataset.config
-    lines, targets, cases, drawn = zip(*map(self.item, indices))
-    lines = vary_pictures(torch.stack(lines), c, drawn, True, self.noise)
+    rays, targets, cases, drawn = zip(*map(self.item, indices))
+    lines = vary_pictures(torch.stack(rays), c, drawn, True, self.noise)
     known = torch.tensor(cases if ds.known else [-1]*len(cases), device=self.device)
     return lines, known, torch.stack(targets)
 

@@ -123,7 +123,7 @@ def collate_pairs(
     items:list, # of a `PairDataset`
 )->tuple: # thick (B, 1, m, h, w), operators (B, 4, n, m), places (B, n, 3), thin (B, 1, n, h, w)
     "A batch, padded with air to the deepest."
-    thick, ops, places, thin = zip(*items)
+    thick, ops, places, thin = map(list, zip(*items))
     m, n = max(t.shape[1] for t in thick), max(t.shape[1] for t in thin)
     def pad(x, shape, value):
         out = x.new_full(shape, value)

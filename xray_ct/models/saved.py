@@ -377,7 +377,7 @@ def shipped_folder(
 files_used = {}  # absolute path → module, of `use_file`
 
 def use_file(
-    spec:str, # 'FILE.py:Class', or 'FILE.py' where the names in it are known otherwise
+    spec:str|Path, # 'FILE.py:Class', or 'FILE.py' where the names in it are known otherwise
 )->str: # the kind of the class; '' where none was named
     "Run a Python file that declares models, backbones or data."
     name, colon, wanted = str(spec).rpartition(':') if '.py:' in str(spec) else (str(spec), '', '')
