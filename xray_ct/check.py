@@ -412,7 +412,7 @@ def judge_pictures(
 def _figure(check):
     "Both pictures as they are hung, and what they say about each height."
     from xray_ct.figures import Page, hues, show_xray
-    fig = Page(13, 4.6)
+    fig = Page(13, 4.6, layout='constrained')
     axes = fig.subplots(1, 3, width_ratios=(1, 1, .8))
     for ax, p, hide in zip(axes, check.pictures, check.hidden):
         show_xray(ax, p.lines, view_name(p.view) if p.view is not None else '')
