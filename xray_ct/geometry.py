@@ -19,12 +19,13 @@ _known_views = 'ap, pa, lat, rlat, lao45 or rao30 (any angle), or a number of de
 
 def view_angle(
     view, # 'pa', 'lat', 'rlat', 'lao45', 'rao30' or a number of degrees
-)->float: # degrees from PA (0) towards the left lateral (90); 'ap' has none of its own (its picture is hung mirrored)
+)->float: # degrees from PA (0) towards the left lateral (90); 'ap' is refused: its picture is hung mirrored
     "The angle of the beam about the patient's long axis."
     if isinstance(view, str):
         if view in _names: return _names[view]
         oblique = re.fullmatch(r'([lr])ao(\d+(?:\.\d+)?)', view)
         if oblique: return (1 if oblique[1] == 'l' else -1)*float(oblique[2])
+    if view == 'ap': raise InputError("the view 'ap' has no angle: its picture is hung the other way. Use view_axes")
     try: angle = float(view)
     except (TypeError, ValueError): angle = math.nan
     if not math.isfinite(angle): raise InputError(f"The view {view!r} is not known. Use {_known_views}.")
@@ -33,7 +34,7 @@ def view_angle(
 def view_axes(
     view, # as in `Geometry.views`
 )->tuple: # unit vectors (D, H, W): the beam's direction, and the direction in which the picture's columns grow
-    "Which way the beam goes through the patient, and which way its picture is hung."
+    "The direction of the beam through the patient, and the orientation of its picture."
     if view == 'ap': return (0., 1., 0.), (0., 0., 1.)
     a = math.radians(view_angle(view))
     sin, cos = (0. if abs(f(a)) < 1e-12 else f(a) for f in (math.sin, math.cos))
@@ -130,7 +131,7 @@ def save(self:Geometry, path):
 
 @patch(cls_method=True)
 def load(cls:Geometry, path)->Geometry:
-    "Read what `save` wrote; other keys of the same file (a picture's scale, say) are ignored."
+    "Read a geometry from JSON; other keys of the file (such as a picture's scale) are ignored."
     d = read_json(path)
     d = d.get('geometry', d) if isinstance(d, dict) else d
     try: return cls.from_dict(d)
@@ -145,8 +146,8 @@ def for_field(cls:Geometry,
     sdd=1800.,      # source to detector, mm
     sid=1500.,      # source to isocentre, mm
     views=('ap', 'lat'), mode='cone', isocenter=(0, 0, 0),
-)->Geometry: # square detector that just covers the cube in every view
-    "The geometry of a cube `field` mm wide, seen whole in every view."
+)->Geometry: # with a square detector that just covers the cube in every view
+    "The geometry of a cube `field` mm wide, fully visible in every view."
     half = 0.
     for v in _views(views):
         beam, col = view_axes(v)
@@ -164,7 +165,7 @@ def for_field(cls:Geometry,
 def cell_centers(
     n:int,      # cells
     step:float, # their width, mm
-    offset=0.,  # centre of them all, mm
+    offset=0.,  # centre of the row of cells, mm
     **kw,       # device
 )->Tensor: # (n,) float64, mm
     "Centres of `n` cells of width `step`."
@@ -173,7 +174,7 @@ def cell_centers(
 @patch
 def detector_coords(self:Geometry,
     view,             # as in `views`
-    vol_shape=None,   # voxels (D, H, W) of the grid asked for; default this geometry's
+    vol_shape=None,   # voxels (D, H, W) of the grid; default this geometry's
     spacing=None,     # its voxel size, mm; default the same field divided by `vol_shape`
     # (u, v, depth): column and row in pixel indices, depth in [0, 1] from the side nearest the source;
     # each broadcastable to (D, H, W)
@@ -218,7 +219,7 @@ def _tag_view(tags, default, notes):
     return view
 
 def _common(name, values, tolerance=.01):
-    "The one value that all pictures share, or None where none gives it."
+    "The one value that all pictures share, or None if no picture gives it."
     values = [v for v in values if v is not None]
     if not values: return None
     spread = max(max(abs(a-b)/max(abs(b), 1e-9) for a, b in zip(v, values[0])) for v in values)
@@ -234,7 +235,7 @@ def from_tags(cls:Geometry,
     field=320., size=64, # the cube to reconstruct, mm, and its voxels along an edge
     **defaults,          # used where the tags are silent: sdd, sid, views, pixel, det_shape; also mode, isocenter
 )->tuple: # the geometry, and what was assumed as a list of sentences
-    "What the tags of real radiographs say about their geometry, and a list of everything they don't."
+    "The geometry of real radiographs from their tags, and a list of everything assumed."
     notes, fallback = [], defaults.pop('views', ('ap', 'lat', 'pa'))
     one = lambda t, k: (float(t[k]),) if t.get(k) not in (None, '') and float(t[k]) > 0 else None
     pair = lambda t, *ks: next((tuple(map(float, t[k])) for k in ks if t.get(k)), None)

@@ -37,15 +37,15 @@ def attenuation(
 _knee = 100., 300. # HU between which soft tissue passes into the mixture with bone
 
 def _slopes(kev):
-    "μ of water, and the slopes (1/mm a HU) below and above the knee; the upper one meets cortical bone."
+    "μ of water, and the slopes (1/mm per HU) below and above the knee; the upper line passes through cortical bone."
     (water, bone), (w, b) = attenuation(kev), attenuation(scanner_kev)
     middle = sum(_knee)/2
     return water, water/1000, (bone - water*(1 + middle/1000))/(1000*(b/w - 1) - middle)
 
 def bone_part(
     hu, # CT numbers, HU (Tensor)
-)->Tensor: # HU that attenuate as bone does: 0 below the knee, HU less its middle above it
-    "What makes the attenuation at two energies more than a multiple of each other."
+)->Tensor: # HU that attenuate like bone: 0 below the knee, HU minus its middle above it
+    "The bone part of a CT number: without it, attenuations at two energies would be proportional."
     low, high = _knee
     return ((hu - low).relu()**2 - (hu - high).relu()**2)/(2*(high - low))
 
@@ -62,7 +62,7 @@ def mu_to_hu(
     mu,        # linear attenuation, 1/mm (Tensor)
     kev=60.,   # the energy it was made for, keV
 )->Tensor: # CT numbers, HU
-    "The exact inverse of `hu_to_mu`; below zero it goes on as a straight line, so that gradients survive."
+    "The exact inverse of `hu_to_mu`; below zero it continues as a straight line, to keep gradients."
     water, soft, bone = _slopes(kev)
     low, high = _knee
     y = mu - (water + soft*low)                                  # above the start of the knee
@@ -83,9 +83,9 @@ def harden(
     lines,    # ∫μ dl at `kev` (Tensor)
     bone,     # ∫`bone_part` dl, HU·mm, of the same rays
     kev=60.,  # effective energy, keV
-    share=.5, # of the photons that have another energy: half of them 3/4 of it, half 3/2
+    share=.5, # photons at other energies: half of them at 3/4 of `kev`, half at 3/2
 )->Tensor: # −ln(I/I₀): a little above `lines` on thin paths, below them on thick ones
-    "What a beam of three energies says of a path (Alvarez and Macovski, Phys. Med. Biol. 21, 1976, eq. 1)."
+    "Line integrals as a beam of three energies measures them (Alvarez and Macovski, Phys. Med. Biol. 21, 1976, eq. 1)."
     _, soft, steep = _slopes(kev)
     water = (lines - (steep - soft)*bone)/soft                   # HU·mm above air
     parts = [math.log(max(1 - share, 1e-9)) - lines]
@@ -120,13 +120,13 @@ def add_noise(
     S = scatter·G∗(p·e⁻ᵖ)/2 has the forward-scatter shape of Ohnesorge et al. (Eur. Radiol. 9, 1999) with a wide
     Gaussian G: a heuristic, not a simulation."""
     expected = torch.exp(-lines)
-    # a tube that gives more than was thought makes negative lines in air: they scatter nothing
+    # a tube brighter than assumed gives negative lines in air, which scatter nothing
     if scatter: expected = expected + .5*scatter*_blur(lines.clamp(min=0)*expected, sigma=lines.shape[-1]/16)
     counts = torch.poisson(photons*expected, generator=generator)
     if electronic:
         counts = counts + electronic*torch.randn(
             counts.shape, generator=generator, device=counts.device, dtype=counts.dtype)
-    return -torch.log(counts.clamp_min(.5)/photons)      # half a photon: what a dark pixel can say at most
+    return -torch.log(counts.clamp_min(.5)/photons)      # half a photon: the limit for dark pixels
 
 # %% ../nbs/06_physics.ipynb #de47e32a
 def render(
@@ -198,7 +198,7 @@ def _sides(vol):
     return np.concatenate([a.reshape(len(a), -1) for a in parts], 1)
 
 def _masked(sides, low, high):
-    "Why the sides cannot be what surrounds a patient, or ''."
+    "Why the sides cannot be a patient's surroundings, or ''."
     values, counts = np.unique(sides[sides > -850], return_counts=True)
     if not len(values): return ''
     value, share = float(values[counts.argmax()]), counts.max()/sides.size
@@ -222,14 +222,14 @@ def _odd_slice(vol, sides):
 # %% ../nbs/06_physics.ipynb #bede5782
 def untagged_padding(
     vol, # `Volume`
-)->float|None: # HU, thinner than air; None where there is none
-    "The lowest value, where it is below −1100 HU and fills a quarter of the sides: no tag says that it is no picture."
+)->float|None: # HU, below that of air; None if there is none
+    "The lowest value, if it is below −1100 HU and fills a quarter of the sides: padding that no tag names."
     low = vol.range[0]
     return low if low < -1100 and (_sides(vol) == low).mean() > .25 else None
 
 def hu_doubts(
     vol, # `Volume`
-): # why it cannot be in HU ('' where it can); list of why it may not be
+): # why it cannot be HU ('' if it can); list of doubts
     "Judge the values of a CT."
     low, high = vol.range
     if why := _out_of_range(low, high): return why, []
@@ -259,7 +259,7 @@ def check_hu(
     vol:Volume,
     path, # for the messages
 )->Volume: # the same, with doubts in `meta['assumed']`
-    "Refuse what can be no patient in HU on a grid in mm."
+    "Refuse a volume that cannot be a patient in HU and mm."
     refused, doubts = hu_doubts(vol)
     if refused: raise InputError(f'{path}: {refused}')
     size, across = ' × '.join(f'{e:.3g}' for e in vol.extent), sorted(vol.extent)[1]

@@ -31,10 +31,10 @@ def _transposed_taps(
     n, # cells
     by_cell=False, # bags in the order (cell, slice) instead of (slice, cell)
 )->tuple: # offsets of the bags, then the slice, the position and the weight of each entry
-    "The same interpolation read from the cells' side: which positions draw on cell z of slice k."
+    "The transposed interpolation: for each cell z of slice k, the positions that use it."
     (K, M), kw = c.shape, dict(device=c.device)
     z = torch.arange(n, dtype=c.dtype, **kw).expand(K, n).contiguous()
-    low = torch.searchsorted(c, z-1, right=True)                 # between z-1 and z+1 they lie side by side: no sorting
+    low = torch.searchsorted(c, z-1, right=True)                 # positions from z-1 to z+1 are adjacent: no sorting
     count = (torch.searchsorted(c, z+1) - low).clamp_min(0)
     k = torch.arange(K, **kw)[:, None].expand(K, n)
     low, count, k, z = ((a.t() if by_cell else a).flatten() for a in (low, count, k, z))
@@ -45,7 +45,7 @@ def _transposed_taps(
 
 # %% ../nbs/05_projector.ipynb #50bb9dd4
 class AlignedView:
-    "One view whose detector is parallel to the volume's faces: separable, two taps a row and a column in each slice."
+    "One view whose detector is parallel to the volume's faces: separable, two taps per row and column of a slice."
     def __init__(self,
         g:Geometry,         # geometry
         view,               # a view along H or W
@@ -67,12 +67,12 @@ class AlignedView:
 # %% ../nbs/05_projector.ipynb #9f9bfd50
 @patch
 def budget(self:AlignedView, like)->int:
-    "Values of an intermediate array. On a CPU two of them should fit into the cache (best at 64³, 128³ and 256³)."
+    "Values in an intermediate array. On a CPU two such arrays should fit the cache (best at 64³, 128³ and 256³)."
     return 2**18 if like.is_cpu else 2**24
 
 @patch
-def groups(self:AlignedView, x): # (B, …) → parts of it
-    "Items projected together, side by side in each row: one on a CPU, on a GPU as many as the budget allows."
+def groups(self:AlignedView, x): # (B, …) → tuple of groups
+    "Items projected together, side by side in each row: one on a CPU, as many as the budget allows on a GPU."
     a_slice = self.det[0]*self.shape[self.other]
     n = min(len(self.rows), max(1, round(self.budget(x)/a_slice)))
     return x.split(1 if self.alone(x) else max(1, self.budget(x)//(n*a_slice)))
@@ -81,7 +81,7 @@ def alone(self:AlignedView, x)->bool: return x.is_cpu
 
 @patch
 def tables(self:AlignedView, what, like):
-    "Tables of `what` ('forward' or 'adjoint') on the device and in the dtype of `like`, made when first asked for."
+    "Tables of `what` ('forward' or 'adjoint') on the device and in the dtype of `like`, computed at first use."
     key = what, like.device, like.dtype
     if key not in self._cache:
         n = max(1, round(self.budget(like)/(self.det[0]*self.shape[self.other])))
@@ -93,7 +93,7 @@ def tables(self:AlignedView, what, like):
 # %% ../nbs/05_projector.ipynb #fd24a999
 @patch
 def _forward_table(self:AlignedView, a, b, device, dtype):
-    "Slices a to b: bags of volume rows, then bags of the columns of what they gave."
+    "Slices a to b: bags of volume rows, then bags of the columns of their sums."
     (D, X), n = (self.shape[0], self.shape[self.other]), b-a
     (z, wz), (x, wx) = _taps(self.rows[a:b].to(device), D), _taps(self.cols[a:b].to(device), X)
     k = torch.arange(n, device=device)[:, None, None]
@@ -138,7 +138,7 @@ def forward(self:AlignedView,
 # %% ../nbs/05_projector.ipynb #b943780a
 @patch
 def _adjoint_table(self:AlignedView, a, b, device, dtype):
-    "Slices a to b: bags of picture columns, then bags of the rows of what they gave."
+    "Slices a to b: bags of picture columns, then bags of the rows of their sums."
     D, X, h = self.shape[0], self.shape[self.other], self.det[0]
     ox, _, u, wx = _transposed_taps(self.cols[a:b].to(device), X)
     oz, k, v, wz = _transposed_taps(self.rows[a:b].to(device), D, by_cell=True)   # as the volume lies in memory
@@ -172,7 +172,7 @@ class ObliqueView:
         n, s, cone = g.vol_shape, g.spacing, g.mode == 'cone'
         y, x = (cell_centers(m, p) for m, p in zip(g.det_shape, g.pixel))
         y = y[:, None]
-        self.halves = abs(beam[o]/beam[k]) > .3      # a slanted step is long: planes between the slices too
+        self.halves = abs(beam[o]/beam[k]) > .3      # slanted steps are long: add planes between the slices
         planes = cell_centers(n[k], s[k], offset[k])[:, None]                     # (K, 1) mm along the swept axis
         if self.halves: planes = torch.cat([planes, cell_centers(n[k]+1, s[k], offset[k])[:, None]])
         # (3, w); y more along D
@@ -188,7 +188,7 @@ class ObliqueView:
         self.shape, self.det = n, g.det_shape
 
     def chunks(self, like):
-        "Grids (n, h, w, 2) for a few slices at a time, made on the way: all would weigh as much as many volumes."
+        "Grids (n, h, w, 2) for a few slices at a time: all together would need the memory of many volumes."
         n = max(1, (2**17 if like.is_cpu else 2**24)//(self.det[0]*self.det[1]))
         across, down, y = (t.to(like.device, like.dtype) for t in (self.across, self.down, self.y))
         for a in range(0, len(across), n):
@@ -200,7 +200,7 @@ _sampling = 0, 0, False # bilinear, zeros outside, align_corners=False
 
 @patch
 def forward(self:ObliqueView, mu:Tensor)->Tensor: # (B, D, H, W) → (B, h, w)
-    "The sum over the planes of what `grid_sample` finds where the rays cross them."
+    "Sum over the planes, each sampled by `grid_sample` where the rays cross it."
     slices, out = mu.movedim(self.axis+1, 0), 0                          # (K, B, D, X)
     if self.halves:
         padded = F.pad(slices, (0, 0)*3 + (1, 1))
@@ -261,7 +261,7 @@ class Projector(nn.Module):
     def adjoint(self,
         xrays:Tensor, # (B, V, h, w)
     )->Tensor: # (B, 1, D, H, W) Aᵀ·xrays
-        "The transpose (not an inverse): what gradients and conjugate gradients need."
+        "The transpose (not an inverse), as gradients and conjugate gradients need it."
         self._check(xrays, (len(self.views), *self.g.det_shape), 'X-rays')
         return _Adjoint.apply(self._full(xrays), self)
 

@@ -75,7 +75,7 @@ def along_depth(
 
 # %% ../nbs/07_slab.ipynb #77efa912
 class ThickSlice(nn.Module):
-    "S: thin slices → thick ones, along depth; its adjoint; and the projection onto what was measured."
+    "S: thin slices → thick ones, along depth; its adjoint; and the projection onto the measurement."
     def __init__(self,
         thin, # (n,) centres of the thin slices, mm, evenly spaced
         thick, # (m,) centres of the thick slices, mm
@@ -96,11 +96,11 @@ class ThickSlice(nn.Module):
     def forward(self, x:Tensor)->Tensor: # (..., D, H, W) thin → (..., D', H, W) thick
         return along_depth(self.S, self._check(x, self.thin_slices, 'thin'))
     def adjoint(self, y:Tensor)->Tensor: # (..., D', H, W) → (..., D, H, W)
-        "Sᵀy: the transpose, what gradients need."
+        "Sᵀy: the transpose, for gradients."
         return along_depth(self.S.T, self._check(y, self.thick_slices, 'thick'))
     def project(self,
         x:Tensor, # (..., D, H, W) any guess
-        y:Tensor, # (..., D', H, W) what was measured
+        y:Tensor, # (..., D', H, W) measured slices
     )->Tensor: # (..., D, H, W)
         "x + S⁺(y − Sx): the volume nearest to `x` whose slab means are `y`."
         return x + along_depth(self.pinv, self._check(y, self.thick_slices, 'thick') - self(x))
@@ -115,18 +115,18 @@ class ThickSlice(nn.Module):
 SCANNER_RANGE = -1024., 3071. # HU, what a scanner stores in 12 bits
 
 def limits(thick): # HU → low, high
-    "What thin slices can hold: a scanner's range, or the thick slices' own where that is wider."
+    "The range of thin slices: a scanner's, or the thick slices' own if that is wider."
     return min(SCANNER_RANGE[0], float(thick.min())), max(SCANNER_RANGE[1], float(thick.max()))
 
 @patch
 @torch.no_grad()
 def project_within(self:ThickSlice,
     x:Tensor, # (..., D, H, W) any guess
-    y:Tensor, # (..., D', H, W) what was measured
-    low, high, # values that the truth cannot leave
+    y:Tensor, # (..., D', H, W) measured slices
+    low, high, # bounds of the truth
     steps=100, # at most; 20 are usual
 )->Tensor: # (..., D, H, W) between low and high; its slab means are `y` wherever the limits allow it
-    "`project`, then by turns clip and project the columns that leave the limits."
+    "`project`, then clip and project the columns outside the limits in turn."
     x, tol = self.project(x, y), 1e-3
     out = ((x < low - tol) | (x > high + tol)).any(-3)
     columns, t = (v.movedim(-3, -1)[out].to(x) for v in (x, y))  # (N, D), (N, D')
@@ -245,7 +245,7 @@ def interpolation_matrix(
         raise InputError(f'the thin slices reach {beyond:g} mm beyond the centres of the thick ones, '
                          'too far to extrapolate; is the thickness right?')
     if method == 'nearest':
-        away = (thin[:, None] - thick).abs().mul(1e6).round() # rounded: a tie goes to the first, not to the last digit
+        away = (thin[:, None] - thick).abs().mul(1e6).round() # rounded, so that a tie goes to the first
         return F.one_hot(away.argmin(1), len(thick)).double()
     m, pad = len(thick), 20 # 20: the B-spline's prefilter falls by 0.27 a slice, 4e-12 in all
     nodes = torch.arange(-pad, m + pad, dtype=torch.float64)

@@ -36,7 +36,7 @@ FRACTIONS = dict(train=.75, valid=.15, test=.10)
 
 def hash_unit(
     patient, # its id
-    salt='', # another word, another number
+    salt='', # another word gives another number
 )->float: # in [0, 1)
     "A number that depends on the patient's id alone, the same on every machine."
     return int.from_bytes(hashlib.sha256(f'{salt}{patient}'.encode()).digest()[:8], 'big')/2**64
@@ -59,7 +59,7 @@ def _fill(parts, fractions):
 
 # %% ../../nbs/16_cohort.ipynb #4fa1cf71
 def split_patients(
-    patients, # list of patient ids; repeats (several series) are welcome
+    patients, # list of patient ids; repeats (several series) are allowed
     labels=None, # list of their categories: each category is then split on its own (stratified)
     fractions=FRACTIONS, # of train, valid, test
 ) -> dict: # patient id → 'train', 'valid' or 'test'
@@ -76,7 +76,7 @@ def choose_patients(
     parts, # patient → part, of the whole cohort
     n, # how many to keep; 0: all
 ) -> set: # of patients
-    "The first of each part, then the rest, in the order of a hash of its own."
+    "The first of each part, then the rest, in the order of a second hash."
     order = sorted(parts, key=lambda p: hash_unit(p, 'choose '))
     first = [next((p for p in order if parts[p] == name), None) for name in FRACTIONS]
     chosen = dict.fromkeys(p for p in [*first, *order] if p is not None)
@@ -92,7 +92,7 @@ class CohortConfig:
     views: tuple = ('ap', 'lat')
     sdd: float = 1800. # source to detector, mm ('grid' is parallel and ignores it)
     sid: float = 1500. # source to isocentre, mm
-    det: int = 128 # detector pixels along each axis ('grid': one a voxel)
+    det: int = 128 # detector pixels along each axis ('grid': one per voxel)
     kev: float = 60. # effective energy, keV
     max_patients: int = 0 # 0: all
     rotate: float = 6. # augmentation: largest rotation about each axis, degrees
@@ -100,17 +100,17 @@ class CohortConfig:
     shift: float = 15. # largest shift, mm
     flip: bool = False # mirror left and right; wrong where the heart is in view
     gain: float = 0. # largest relative change of the X-rays' intensity I; line integrals shift by -ln(1 ± gain)
-    photons: float = 0. # a pixel; 0: no noise
+    photons: float = 0. # per pixel; 0: no noise
     jitter: float = 0. # largest relative error of sdd and sid, unknown to the model
     turn: float = 0. # pictures like life, see 14_drr: largest turn of the patient before the last view, degrees
     spectrum: float = 0. # largest share of the photons at other energies
-    scatter: float = 0. # at most so much; 1: as much as primary photons
+    scatter: float = 0. # largest scatter; 1: as much as primary photons
     exposure: float = 0. # decades by which the photons vary
     edges: float = 0. # strongest edge enhancement
     curve: float = 0. # error of line integrals that are estimated from an unknown grey curve; 1: as measured
     blades: float = 0. # largest share of each side behind a collimator
     marker: float = 0. # chance of a letter of lead
-    paired_white: float = 6. # 'paired': the line integral that white stands for
+    paired_white: float = 6. # 'paired': the line integral of white
     vertical_flip: bool = False # 'paired': the pictures were saved feet first
     def __post_init__(self):
         if self.xrays not in ('native', 'full', 'grid', 'paired'):
@@ -126,18 +126,18 @@ class CohortConfig:
 # %% ../../nbs/16_cohort.ipynb #9d81c901
 @patch
 def geometry(self:CohortConfig):
-        "The acquisition as the model knows it: around the origin, since each patient's field has its own isocentre."
+        "The acquisition as given to the model: around the origin, since each patient's field has its own isocentre."
         mode, det = ('parallel', self.size) if self.xrays == 'grid' else ('cone', self.det)
         return Geometry.for_field(self.size*self.spacing, self.size, det, sdd=self.sdd, sid=self.sid,
                                   views=self.views, mode=mode)
 
 # %% ../../nbs/16_cohort.ipynb #63f00d45
-FINEST = 4  # voxels finer than a quarter of the target's are averaged to that: the detector can't see them
-FORMAT = 5  # raise it when the files change: old ones are then left alone
+FINEST = 4  # finer voxels than 1/4 of the target's are averaged to that: the detector can't resolve them
+FORMAT = 5  # raise it when the format changes: old files are then ignored
 
 @lru_cache
 def max_sampling_radius_mm(config):
-    "How far from the isocentre, along each axis of the patient, a moved item can look: mm."
+    "Largest distance from the isocentre, along a patient axis, that a moved item samples: mm."
     spread, s = np.eye(3), math.sin(math.radians(min(config.rotate, 90.)))
     for axis in range(3):  # |R| of a rotation is at most 1 on the diagonal and sin(rotate) beside it
         turn = s*(1 - np.eye(3)); turn[axis], turn[:, axis] = 0, 0
@@ -151,10 +151,10 @@ class Case:
     path: Path # the source
     label: str = None
     file: Path = None # its cache file
-    assumed: tuple = () # sentences: what its source does not say
+    assumed: tuple = () # sentences on what its source does not say
 
 def source_stamp(path):
-    "What changes when a source changes: names, sizes and dates of its files."
+    "Names, sizes and dates of a source's files, to detect changes."
     files = sorted(p for p in path.rglob('*') if p.is_file()) if path.is_dir() else [path]
     return [(p.name, s.st_size, s.st_mtime_ns) for p in files for s in [p.stat()]]
 
@@ -169,7 +169,7 @@ reach = max_sampling_radius_mm  # until 0.3
 
 # %% ../../nbs/16_cohort.ipynb #7c6c47be
 def _box(vol, config):
-    "The voxels that items can need, as they are: a crop of whole voxels around the field (all of them for `full`)."
+    "The original voxels that items can need: a crop of whole voxels around the field (everything for `full`)."
     center, finest = vol.body_center(), config.spacing/FINEST
     fine = min(vol.spacing) < finest*.99
     shape, A = vol.regrid([max(s, finest) for s in vol.spacing]) if fine else (vol.shape, vol.affine)
@@ -187,7 +187,7 @@ class Unusable(InputError):
     "A CT that can't be used: a cohort leaves it out and names it."
 
 def cached_meta(file):
-    "What a cache file says if it is there and complete, else None. What is damaged is replaced when it is made again."
+    "The metadata of a complete cache file, else None. A damaged file is replaced when it is made again."
     if not file.is_file(): return None
     try:
         with safe_open(file, 'pt') as f:
@@ -207,7 +207,7 @@ def prepare_case(
     file = Path(cache)/cache_name(case, config)
     if not (meta := cached_meta(file)):
         try:
-            # the whole CT is not kept: what follows uses its memory again, and fresh memory costs more than the work
+            # the whole CT is freed here: reusing its memory is cheaper than allocating more
             box, center = _box(read_ct(case.path, say=None), config)
         except InputError as e: raise Unusable(str(e) if str(case.path) in str(e) else f'{case.path}: {e}') from None
         # on its own grid with the target's blur: `onto` a grid of target spacing would also interpolate
@@ -227,8 +227,8 @@ class CTDataset:
     def __init__(self, cases, config,
         augment=False, # move the patients, vary the pictures?
         seed=0,
-        passes=1, # how often an epoch meets each case
-        known=None, # are these the training cases, which a ridge base leaves out? Default: where augmented
+        passes=1, # how often an epoch contains each case
+        known=None, # training cases, which a ridge base leaves out? Default: if augmented
         keep=False, # keep unmoved items in memory, up to `KEEP` bytes?
     ):
         self.cases, self.config = list(cases), config
@@ -238,8 +238,8 @@ class CTDataset:
     def __len__(self): return len(self.cases)*self.passes
 
     def generator(self, i):
-        "An item depends on (seed, epoch, index) alone: not on workers, not on what was drawn before."
-        # an unmoved one not even on the epoch: noise that changed would choose the best epoch by luck
+        "An item's generator depends only on (seed, epoch, index), not on workers or earlier draws."
+        # unmoved items: not on the epoch either; with changing noise, luck would choose the best epoch
         return torch.Generator().manual_seed(
             ((self.seed*1_000_003 + self.augment*self.epoch)*1_000_003 + i) % 2**63)
 
@@ -256,7 +256,7 @@ class CTDataset:
 # %% ../../nbs/16_cohort.ipynb #d061753d
 @patch
 def meta(self:CTDataset, i): # → dict: spacing mm, affine, center (LPS mm), patient, source
-    "What the cache file says of a case."
+    "A case's metadata in the cache file."
     with safe_open(self.cases[i].file, 'pt') as f: return json.loads(f.metadata()['case'])
 
 @patch
@@ -273,7 +273,7 @@ def target(self:CTDataset, i, move=(None, None)): # → (D, H, W) HU
 
 @patch
 def pair(self:CTDataset, i, move, g): # → target (D, H, W) HU, X-rays (V, h, w) line integrals
-    "Both from one case under one motion; `g` draws what varies in the picture."
+    "Both from one case under one motion; `g` draws the picture's variations."
     c, target, geometry = self.config, self.target(i, move), self.geometry
     if c.xrays == 'paired': return target, read_paired(self.cases[i], c, geometry)
     if self.augment and c.xrays != 'grid': geometry = vary_geometry(geometry, c, g)
@@ -284,7 +284,7 @@ def pair(self:CTDataset, i, move, g): # → target (D, H, W) HU, X-rays (V, h, w
 # %% ../../nbs/16_cohort.ipynb #db7a456f
 @patch
 def source(self:CTDataset, i, move=(None, None)): # → (D, H, W) HU around the isocentre, spacing mm
-    "What the X-rays pass through, at the source's own resolution."
+    "The voxels to be projected, at the source's own resolution."
     hu, meta, field = self.open(i), self.meta(i), self.config.size*self.config.spacing
     full = self.config.xrays == 'full'
     shape = whole_grid(hu.shape, meta, move) if full else [max(1, round(field/s)) for s in meta['spacing']]
@@ -313,7 +313,7 @@ def _prepare(job):
     except Unusable as e: return e
 
 def _say_assumed(cases):
-    "Warn of what was assumed: a line for each kind of sentence, however many CTs it is about."
+    "Warn of assumptions: one line for each kind of sentence, however many CTs it concerns."
     kinds = {}
     for c in cases:
         for sentence in c.assumed:
@@ -334,12 +334,12 @@ def find_cases(root): # a folder of anything readable → list of `Case`
 
 def prepare_cases(
     cases, # list of `Case`
-    config, # all that `prepare` needs
+    config, # settings for `prepare`
     cache, # folder
     prepare=prepare_case, # (case, config, cache) → the case with its file in the cache
-    processes=1, # that read at the same time
+    processes=1, # parallel readers
 ): # the cases with their files; sentences on those that cannot be used
-    "Write what is not in the cache yet."
+    "Write the missing cache files."
     from tqdm.auto import tqdm
     jobs = [(prepare, c, config, Path(cache)) for c in cases]
     with _pool(processes) as imap:
@@ -354,12 +354,12 @@ def prepare_parts(
     config, # has `max_patients`, and all that `prepare` needs
     cache=None, # folder of the cache; default: `.xray_ct_cache` in the current folder
     prepare=prepare_case, # (case, config, cache) → the case with its file in the cache
-    processes=1, # that read at the same time
+    processes=1, # parallel readers
 )->dict: # part → list of `Case`
-    "Find the CTs, split the patients, write what is not in the cache yet."
+    "Find the CTs, split the patients, write the missing cache files."
     cases = find_cases(root)
     parts = split_patients([c.patient for c in cases], [c.label for c in cases])
-    keep = choose_patients(parts, config.max_patients)  # after the split: no patient changes his part
+    keep = choose_patients(parts, config.max_patients)  # after the split: no patient changes its part
     cases = [c for c in cases if c.patient in keep]
     if len(keep) < 3:
         raise InputError(f'{root}: {len(keep)} patients with a readable CT; at least 3 are needed (one each to train, '
@@ -387,12 +387,12 @@ class Cohort:
                                         cs in self.parts.items()) + f' patients, {self.config.xrays} X-rays'
 
     def dataset(self, part, augment=False, seed=0, passes=1, keep=False):
-        "Items of a part. Augmented ones are the training cases as training meets them: moved unless they are `paired`."
+        "Items of a part. Augmented items are those of training: moved unless they are `paired`."
         return CTDataset(self.parts[part], self.config, augment and self.config.xrays != 'paired', seed, passes,
                          known=augment, keep=keep)
 
     def patients(self, part):
-        return [c.patient for c in self.parts[part]]  # one a case: repeated where there are several series
+        return [c.patient for c in self.parts[part]]  # one per case: repeated if there are several series
 
     def targets(self, part, n=None): return Targets(self.dataset(part), n)  # the first n, or all
 
@@ -411,7 +411,7 @@ class Cohort:
 
 # %% ../../nbs/16_cohort.ipynb #fb76c483
 class Targets:
-    "The unmoved targets (1, D, H, W) of a dataset, each made when it is asked for: they need not fit in memory."
+    "The unmoved targets (1, D, H, W) of a dataset, each made on demand, so they need not fit in memory."
     def __init__(self, dataset, n=None):
         self.dataset, self.n = dataset, len(dataset) if n is None else min(n, len(dataset))
     def __len__(self): return self.n
@@ -434,9 +434,9 @@ def prepare(cls:Cohort,
     root, # a folder of anything readable: DICOM series, ZIPs, NIfTI, NRRD, MHA
     config=None, # default: CohortConfig()
     cache=None, # folder of the cache; default: `.xray_ct_cache` in the current folder
-    processes=1, # that read at the same time
+    processes=1, # parallel readers
 ):
-    "Find the CTs, split the patients, write what is not in the cache yet."
+    "Find the CTs, split the patients, write the missing cache files."
     config = config or CohortConfig()
     return cls(config, prepare_parts(root, config, cache, prepare_case, processes))
 

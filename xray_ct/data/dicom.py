@@ -16,12 +16,12 @@ import numpy as np
 from .archive import open_files
 from .find import CAPTURE, Slice, parse
 from .find import (META, TAGS, Frames, Header, find_cts, first_ct, frames_of, is_empty, patient_table,
-                               plain_voxels, to_slice)  # until 0.3: they were here
-from .archive import ZIP_RATIO, ZIP_TOTAL, check_zip  # until 0.3: they were here
+                               plain_voxels, to_slice)  # moved; kept here until 0.3
+from .archive import ZIP_RATIO, ZIP_TOTAL, check_zip  # moved; kept here until 0.3
 from .tags import DAMAGED, read_dataset, stored_values
-from .tags import DEFLATED, UNPACKED, check_deflated, check_frame  # until 0.3: they were here
+from .tags import DEFLATED, UNPACKED, check_deflated, check_frame  # moved; kept here until 0.3
 from .write_dicom import (KEPT, NOTICE, common_tags, numbers, save_dataset,
-                                      write_dicom)  # until 0.3: they were here
+                                      write_dicom)  # moved; kept here until 0.3
 from ..files import InputError, check_file, check_name, say
 from ..formats import FORMATS, VOXELS
 from ..physics import check_hu
@@ -50,12 +50,12 @@ def _listing(groups):
     return '\n'.join(line(uid, slices[0]) for uid, slices in groups.items())
 
 def _stackable(slices):
-    "Do two of one orientation lie at different places?"
+    "Do two slices of one orientation differ in position?"
     places = {(tuple(round(x, 2) for x in s.orientation), s.position)
               for s in slices if s.position and s.orientation and s.pixel}
     return max(Counter(turn for turn, _ in places).values(), default=0) > 1
 
-def _asked_for(path, series, *ways): # ways: dicts of series, the first in which it is found counts
+def _asked_for(path, series, *ways): # ways: dicts of series; the first that contains it counts
     for groups in ways:
         found = {k: v for k, v in groups.items() if str(series) in (k, v[0].number)}
         found = found or {k: v for k, v in groups.items() if k.endswith(str(series))}
@@ -70,7 +70,7 @@ def choose(
     slices:list, # every `Slice` under it
     series=None, # SeriesNumber or SeriesInstanceUID (its end is enough)
 ) -> list:
-    "The slices of the one CT series, or of the one asked for."
+    "The slices of the only CT series, or of the requested one."
     groups:dict = {}
     images:dict = {}
     for s in slices:
@@ -91,13 +91,13 @@ def choose(
     found = stacks or images or groups
     if not images and all(s.localizer for v in groups.values() for s in v):
         raise InputError(f'{path}: holds only a localizer (scout view), no CT slices. Give the axial series')
-    return max(found.values(), key=len)  # if none can be stacked, it will be said why
+    return max(found.values(), key=len)  # if none can be stacked, a later check says why
 
 # %% ../../nbs/12_dicom.ipynb #60a7e8ba
 def without_copies(
     slices:list, # of one series
 )->list:
-    "One of each: slices of the same SOPInstanceUID and place whose bytes or voxels are equal count once."
+    "Drop copies: slices of one SOPInstanceUID and position with equal bytes or voxels count once."
     seen:dict = {}
     kept = []
     for s in slices:
@@ -115,7 +115,7 @@ def _equal(s, t):
 
 # %% ../../nbs/12_dicom.ipynb #f3e3815a
 def check_slice(s:Slice):
-    "Refuse what can't be a slice of a CT, naming the file."
+    "Refuse a file that can't be a CT slice, by name."
     X, Y = np.reshape(s.orientation or [0.]*6, (2, 3))
     for bad, words in (
         (s.frames > 1 and not s.inside and not s.frame, 'is a multi-frame file that does not say where its frames lie '
@@ -140,7 +140,7 @@ def check_slices(
     path, # for the messages
     slices:list, # of one series, in any order
 )->list: # sentences on what was assumed
-    "Refuse what can't be stacked at all, naming the file."
+    "Refuse slices that can't be stacked, naming the file."
     for s in slices: check_slice(s)
     if len(slices) == 1:
         raise InputError(f'{slices[0].name}: is one slice; a CT needs at least two. Give the folder or ZIP that holds '
@@ -164,7 +164,7 @@ def check_slices(
     return _what_is_assumed(path, slices)
 
 def _check_parts(path, slices):
-    "A large enhanced CT may lie in several files, a concatenation (PS3.3, C.7.6.16.1); all of them are needed."
+    "Refuse an incomplete concatenation: a large enhanced CT in several files (PS3.3, C.7.6.16.1)."
     parts = {s.part for s in slices if s.part}
     for uid in {p[0] for p in parts}:
         there, total = {p[1] for p in parts if p[0] == uid}, max(max(p[1:]) for p in parts if p[0] == uid)
@@ -174,7 +174,7 @@ def _check_parts(path, slices):
 
 # %% ../../nbs/12_dicom.ipynb #dae897e5
 def _what_is_assumed(path, slices):
-    "Frames of reference of several slices, modified HU."
+    "Notes on differing frames of reference, thickness and modified HU."
     notes, frames = [], {s.frame_of_reference for s in slices} - {''}
     if 1 < len(frames) < len(slices):
         raise InputError(f'{path}: the slices belong to {len(frames)} frames of reference. Separate them')
@@ -213,8 +213,8 @@ def check_stack(path, slices): # slices sorted along the normal
 # %% ../../nbs/12_dicom.ipynb #be08907b
 def stored_voxels(
     s:Slice,
-): # values and mask of padding (or None), (rows, columns); None where they have to be decoded
-    "What an uncompressed slice stores."
+): # values and mask of padding (or None), (rows, columns); None if they must be decoded
+    "The stored values of an uncompressed slice."
     if not s.plain: return None
     with s.open() as f:
         f.seek(s.plain)
@@ -225,7 +225,7 @@ def stored_voxels(
 
 def read_pixels(
     s:Slice,
-    out=None, # (rows, columns) float32, to put them in
+    out=None, # (rows, columns) float32 to write to
 ) -> np.ndarray: # (rows, columns) HU
     "One slice in HU."
     try:
@@ -240,7 +240,7 @@ def read_pixels(
 def _decoded(s):
     with warnings.catch_warnings(), s.open() as f:
         warnings.simplefilter('ignore')
-        ds = read_dataset(io.BytesIO(f.read()))  # from memory: no tag can claim more than there is
+        ds = read_dataset(io.BytesIO(f.read()))  # from memory: no tag can claim missing bytes
         if 'PixelData' not in ds and ('FloatPixelData' in ds or 'DoubleFloatPixelData' in ds):
             return ds.pixel_array, None
         if 'PixelRepresentation' not in ds:
@@ -255,7 +255,7 @@ def to_hu(
     stored:np.ndarray, # (rows, columns)
     padded, # (rows, columns) bool, or None
     rescale, # slope, intercept
-    out=None, # (rows, columns) float32, to put them in
+    out=None, # (rows, columns) float32 to write to
 )->np.ndarray: # (rows, columns) float32
     "Stored values in HU, padding as air."
     fits = out is not None and out.shape == stored.shape and stored.dtype.itemsize == 2
@@ -268,7 +268,7 @@ def to_hu(
     return hu
 
 def _padding_in_tissue(slices):
-    "A sentence if what stands for nothing may be something."
+    "A warning if the padding value may be tissue."
     for s in slices:
         low, high = sorted(p*s.rescale[0] + s.rescale[1] for p in (s.cells.padding or (-math.inf, -math.inf)))
         if high > -900 and low < 1500:
@@ -285,7 +285,7 @@ def read_stack(path, slices) -> Volume: # slices of one series, in any order
     slices = sorted(slices, key=lambda s: n @ s.position)
     check_stack(path, slices)
     toward = centered_affine((1, 1, 1), (1, 1, 1))[:3, :3].T @ n
-    if toward[abs(toward).argmax()] < 0: slices.reverse()  # head first already here: no copy of the whole array later
+    if toward[abs(toward).argmax()] < 0: slices.reverse()  # head first now: no copy of the whole array later
     array = np.empty((len(slices), *slices[0].shape), np.float32)
     for k, s in enumerate(slices):
         hu = read_pixels(s, array[k])
@@ -306,9 +306,9 @@ def read_stack(path, slices) -> Volume: # slices of one series, in any order
 def read_ct(
     path:Path, # folder or ZIP of DICOM files, DICOMDIR, or NIfTI, NRRD, MHA
     series=None, # which DICOM series, if there are several: SeriesNumber, or SeriesInstanceUID or its end
-    say:Callable|None=say, # gets a sentence for everything that was assumed; None: it is only in `meta['assumed']`
+    say:Callable|None=say, # called with each assumption; None: they are only in `meta['assumed']`
 )->Volume: # HU, canonical axes, affine in LPS mm
-    "Read a CT; `InputError` names the file and the remedy for whatever would be read wrongly."
+    "Read a CT; `InputError` names the file and the remedy for anything that would be misread."
     path = check_name(path)
     try: folder = path.is_dir()
     except OSError: folder = False

@@ -54,7 +54,7 @@ SETTING_LIMITS = dict(
 )
 
 def check_settings(**settings): # names in SETTING_LIMITS; None is not checked, nor is noise=0
-    "Numbers that can't be an acquisition are refused before anything is read."
+    "Refuse settings that are impossible for an acquisition, before reading any file."
     for name, value in settings.items():
         low, high = SETTING_LIMITS[name]
         if value is None or name == 'noise' and value == 0: continue
@@ -72,13 +72,13 @@ def make_drr(
     views=('ap', 'lat'), # see `Geometry`
     mode='cone', # or 'parallel'
     sdd=1800., sid=1500., # source to detector and to isocentre, mm
-    pixel=None, # mm; default so that the field (or the whole body) is just covered
+    pixel=None, # mm; by default the detector just covers the field (or body)
     field=None, # mm; crop the CT to this cube first
-    noise=0., # photons a pixel without a patient; 0: none
+    noise=0., # photons per pixel without a patient; 0: no noise
     kev=60., # effective energy
     seed=0, # of the noise
     center=None, # isocentre, LPS mm; default the centre of the body's box
-): # lines (V, size, size), Geometry, dict of what geometry.json should also say
+): # lines (V, size, size), Geometry, dict of further entries for geometry.json
     "The X-rays of a CT and the geometry that explains them."
     check_settings(size=size, sdd=sdd, sid=sid, pixel=pixel, field=field, noise=noise, seed=seed)
     if field is not None and field < 4*max(vol.spacing):
@@ -86,7 +86,7 @@ def make_drr(
                          'Choose a larger field')
     center = vol.body_center() if center is None else center
     part = around(vol, center) if field is None else vol.crop(field, center)
-    box = body_box(part, center)  # of what is projected
+    box = body_box(part, center)  # of the projected part
     edge = field or float(np.ptp(box, 1).max())*1.05
     g = Geometry.for_field(edge, 64, size, sdd=sdd, sid=sid, views=views, mode=mode, isocenter=center)
     g = g.replace(vol_shape=part.shape, spacing=part.spacing, **({} if pixel is None else {'pixel': (pixel, pixel)}))
@@ -102,7 +102,7 @@ def make_drr(
 # %% ../../nbs/14_drr.ipynb #a7b4cd12
 def overlap(
     n, pixel, # pixels of the picture and their size, mm, centred on the central ray
-    m, target, # the same of the detector wanted
+    m, target, # the same for the target detector
 ) -> Tensor: # (m, n) rows that sum to the share of a target pixel that is covered
     "The share of each target pixel that each pixel covers; linear interpolation where the target is finer."
     centre = lambda k, s: (torch.arange(k, dtype=torch.float64) - (k - 1)/2)*s
@@ -116,9 +116,9 @@ def overlap(
 def onto_detector(
     xrays, # (V, h, w) line integrals
     pixel, # (rows, columns) mm
-    geometry, # whose detector it should be
+    geometry, # its detector is the target
 ): # (V, h', w') line integrals, (V, h', w') bool: fully covered by the picture
-    "Area means on another detector."
+    "Resample to another detector by area means."
     R, C = (overlap(n, p, m, t) for n, p, m, t in zip(xrays.shape[-2:], pixel, geometry.det_shape, geometry.pixel))
     covered = (R.sum(1)[:, None]*C.sum(1)[None] > .999).expand(len(xrays), -1, -1)
     return torch.einsum('mh,vhw,nw->vmn', R, xrays.float(), C), covered
@@ -164,10 +164,10 @@ def sample_field(
 def beam_lines(
     mu, # (1, 1, D, H, W) 1/mm
     projector,
-    config=None, # of a cohort, whose pictures vary; None: nothing does
+    config=None, # of a cohort; None: no variation
     g=None, # torch.Generator of the item
-)->Tensor: # (V, h, w) line integrals, or what a beam of several energies makes of them
-    "The projection, hardened in every second item where the config has a spectrum."
+)->Tensor: # (V, h, w) line integrals, possibly hardened
+    "The projection; if the config has a spectrum, half of the items are hardened."
     lines = projector(mu)[0]
     if config is None or not config.spectrum: return lines
     often, share = torch.rand(2, generator=g).tolist()
@@ -183,7 +183,7 @@ def project_hu(
     geometry, # of source, detector and views
     spacing, # of `hu`, mm
     kev, # effective energy
-    keep=True, # the projector's tables, for the next volume of this shape
+    keep=True, # keep the projector's tables for the next volume of this shape
     config=None, g=None, # as for `beam_lines`
 ): # (V, h, w) line integrals
     "X-rays of a volume whose centre is the isocentre."
@@ -192,13 +192,13 @@ def project_hu(
 
 # %% ../../nbs/14_drr.ipynb #0e92e9c0
 def whole_grid(shape, meta, move=(None, None)):
-    "Voxels (D, H, W) of a grid that is symmetric about the isocentre and holds the whole moved source."
+    "Voxels (D, H, W) of a grid that is symmetric about the isocentre and contains the whole moved source."
     corners = np.array(list(product(*[(0, n - 1) for n in shape])))
     A, P = np.array(meta['affine']), TO_LPS.numpy()
     p = (corners @ A[:3, :3].T + A[:3, 3] - meta['center']) @ P                      # (8, 3) mm along D, H, W
     if move[0] is not None: p = np.linalg.solve(move[0].numpy(), (p - move[1].numpy()).T).T
     n = 2*np.ceil(abs(p).max(0)/meta['spacing'] - 1e-6) + 1
-    # few shapes: each has tables of its own
+    # few shapes, since each needs its own tables
     return (n if move[0] is None else 8*np.ceil(n/8)).astype(int).tolist()
 
 # %% ../../nbs/14_drr.ipynb #2f9af959
@@ -206,7 +206,7 @@ LIFE = 'scatter', 'exposure', 'edges', 'curve', 'blades', 'marker' # switches th
 MOST = dict(spectrum=1., turn=15., scatter=4., exposure=3., edges=3., curve=3., blades=.4, marker=1.)
 
 def check_life(config): # has the fields of `MOST`, photons and views
-    "Refuse what would be no picture, or would change nothing."
+    "Refuse settings that give no picture or have no effect."
     for k, most in MOST.items():
         if not 0 <= getattr(config, k) <= most:
             raise InputError(f'{k}={getattr(config, k)}: must be from 0 to {most:g}')
@@ -226,7 +226,7 @@ def vary_geometry(
     config, # of the cohort
     g, # torch.Generator of the item
 )->Geometry: # the same object where nothing varies
-    "Where tube and detector really stood, and how the patient turned before the last picture."
+    "The true geometry: displaced tube and detector, and a patient who turned before the last picture."
     if config.jitter:
         a, b = (1 + config.jitter*(2*torch.rand(2, generator=g) - 1)).tolist()
         geometry = geometry.replace(sdd=config.sdd*a, sid=config.sid*b)
@@ -240,9 +240,9 @@ def vary_geometry(
 def bend_lines(
     lines, # (B, V, h, w) line integrals
     u, # (B, V, 4) from −1 to 1: scale shared by the views (of the first view), own scale, gamma, wave
-    strength=1., # 1: as far off as `reconstruct` is where the curve is unknown
-)->Tensor: # (B, V, h, w); rising curves of the lines, view by view
-    "What is left of an unknown grey curve after its line integrals were estimated."
+    strength=1., # 1: as wrong as `reconstruct` with an unknown curve
+)->Tensor: # (B, V, h, w), after a rising curve for each view
+    "Imitate the error of line integrals estimated from an unknown grey curve."
     top = lines.flatten(2).quantile(.995, 2)[..., None, None].clamp(min=1e-3)
     shared, own, bend, wave = (strength*s*x[..., None, None] for s, x in zip((.1, .08, .15, .3), u.unbind(-1)))
     t = (lines/top).clamp(min=0)**bend.exp()
@@ -259,7 +259,7 @@ def lifelike(
     config, # with edges, curve, blades and marker
     u, # (B, V, 16) uniform numbers from 0 to 1, on the same device; each item's own
 )->Tensor: # (B, V, h, w)
-    "Edge enhancement, an estimated grey curve, blades and a marker, each in every second item."
+    "Edge enhancement, an estimated grey curve and blades, each in half of the items, and a marker."
     h, w = lines.shape[-2:]
     often = (u[:, :1, :4] < .5)[..., None, None].unbind(2)
     if config.edges:
@@ -284,11 +284,11 @@ def lifelike(
 def vary_pictures(
     lines, # (B, V, h, w) line integrals
     config, # of the cohort
-    drawn, # torch.Generators on the CPU, one an item: an item does not depend on its batch
-    augment, # all of it, or only the photons' noise?
-    noise=lambda g: g, # generator of an item → that of its noise, on the device of the lines
+    drawn, # torch.Generators on the CPU, one per item: an item does not depend on its batch
+    augment, # True: everything; False: only photon noise
+    noise=lambda g: g, # an item's generator → its noise's, on the device of the lines
 )->Tensor: # (B, V, h, w)
-    "The tube's output (I → I·(1 ± gain), so the lines shift by a constant), photons and scatter, then `lifelike`."
+    "Vary the tube's output (I → I·(1 ± gain): lines shift by a constant), add noise and scatter, then `lifelike`."
     if augment and config.gain:
         u = torch.cat([torch.rand(1, generator=g) for g in drawn])
         lines = lines - torch.log(1 + config.gain*(2*u - 1)).to(lines.device)[:, None, None, None]

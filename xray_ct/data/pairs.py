@@ -24,7 +24,7 @@ from .dicom import read_ct
 # %% ../../nbs/17_pairs.ipynb #8c0af7e1
 @dataclass(frozen=True)
 class PairConfig:
-    "How thick slices are made of thin ones, and how much of them an item shows."
+    "The thickness of the averaged slices, and the size of an item."
     ratios: tuple = (2., 3.) # thickness of a slab, in thin slices; each item draws one
     slices: int = 24 # thin slices of a training item
     crop: int = 48 # its pixels along each axis in plane
@@ -78,17 +78,17 @@ def slab_positions(n, ratio): # thin slices; thickness in thin slices → (n,), 
 # %% ../../nbs/17_pairs.ipynb #6a8b7907
 class PairDataset:
     """Items `(thick (1, m, h, w), operators (4, n, m), places (n, 3), thin (1, n, h, w))`, in 1000 HU.
-    `slab_operators` and `slice_places` say what the middle two are."""
+    See `slab_operators` and `slice_places` for the middle two."""
     def __init__(self, cases, config,
         augment=False, # draw part, ratio and mirroring at random? Else the middle, twice as deep and a third wider
         seed=0,
-        passes=1, # how often an epoch meets each series
+        passes=1, # how often an epoch contains each series
     ):
         self.cases, self.config = list(cases), config
         self.augment, self.seed, self.passes = augment, seed, passes
         self.epoch = 0
     def __len__(self): return len(self.cases)*self.passes
-    meta = CTDataset.meta  # the cache files have one head
+    meta = CTDataset.meta  # the cache files have the same header
 
     def __getitem__(self, i):
         if not 0 <= i < len(self): raise IndexError(i)
@@ -158,7 +158,7 @@ class PairCohort:
     def dataset(self, part, augment=False, seed=0, passes=1):
         return PairDataset(self.parts[part], self.config, augment, seed, passes)
     def patients(self, part): return [c.patient for c in self.parts[part]]
-    def ratio(self): return 1.  # of resolutions, as `Cohort` has it: here y = Sx is the task itself, no inverse crime
+    def ratio(self): return 1.  # of resolutions, as in `Cohort`: y = Sx is the task itself, not an inverse crime
 
     def dataloaders(self, batch_size=4, seed=0, device=None, num_workers=0, passes=1):
         "fastai `DataLoaders`; three inputs, one target. Validation takes series one by one, since their sizes differ."
@@ -175,7 +175,7 @@ class PairCohort:
         cache=None, # folder of the cache; default: `.xray_ct_cache` in the current folder
         processes=1, # that read at the same time
     ):
-        "Find the series, split the patients, write what is not in the cache yet."
+        "Find the series, split the patients, write the missing cache files."
         config = config or PairConfig()
         return cls(config, prepare_parts(root, config, cache, prepare_series, processes))
 
@@ -184,8 +184,8 @@ def matched(
     thick:Volume, # HU
     thin:Volume, # HU, another reconstruction of the same scan on the same pixels
     thickness=None, # of the thick slices, mm; default their spacing
-): # thick, thin: the slabs that the thin slices cover, and the thin slices that these cover
-    "A real pair, cropped to what both show."
+): # thick, thin: the slabs covered by thin slices, and the thin slices covered by these slabs
+    "A real pair, cropped to the common range."
     T = thickness or thick.spacing[0]
     z, s, fine = depth_positions(thick, thin), depth_positions(thin), thin.spacing[0]
     low, high = s.min() - fine/2 - .01, s.max() + fine/2 + .01
@@ -198,5 +198,5 @@ def matched(
     top, bottom = z[keep].min() - T/2 + .01, z[keep].max() + T/2 - .01
     covered = np.flatnonzero((s + fine/2 >= top) & (s - fine/2 <= bottom))
     pair = part(thick, keep), part(thin, covered)
-    between(pair[1], pair[0], T)  # refuses other pixels
+    between(pair[1], pair[0], T)  # refuses a different pixel grid
     return pair

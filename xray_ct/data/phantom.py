@@ -347,7 +347,7 @@ def write_cohort(
     seed=0, # patient i is thorax((seed, i))
     size=64, # voxels along every axis
     spacing=5., # mm
-) -> list: # paths, one NIfTI file a patient
+) -> list: # paths, one NIfTI file per patient
     "Write `n` phantoms, each whole or not at all; the same call again continues."
     folder, made = Path(folder), dict(kind='xray_ct phantoms', seed=seed, size=size, spacing=spacing)
     if int(n) < 1: raise InputError(f'a cohort needs at least one patient, not {n}')

@@ -21,19 +21,19 @@ from ..volume import Volume
 @dataclass(frozen=True)
 class PlaneConfig:
     "How planes become pairs of thick and thin rows; each batch draws one geometry."
-    rows: int = 80                    # thin rows of an item, about
+    rows: int = 80                    # approximate thin rows of an item
     columns: int = 80                 # its columns
     ratios: tuple = (1.5, 8.)         # slab spacing in thin rows, drawn log-uniformly
-    usual: tuple = (2., 3., 5., 5.)   # half of the batches draw one of these: what hospitals have
+    usual: tuple = (2., 3., 5., 5.)   # half of the batches draw one of these common ratios
     thickness: tuple = (.6, 1.5)      # slab thickness in slab spacings, for `uneven` of the batches; else 1
     uneven: float = .25               # share of batches with gaps or overlap
     profiles: tuple = ('slab', 'slab', 'slab', 'trapezoid', 'gaussian')  # one is drawn
-    zoom: tuple = (1., 2.5)           # plane pixels a thin row, and a column, drawn log-uniformly
+    zoom: tuple = (1., 2.5)           # plane pixels per thin row, and per column, drawn log-uniformly
     as_is: float = .4                 # share of items with zoom 1
     wide: tuple = (1., 1.5)           # thickness of a thin row in thin rows
     blur: float = .1                 # share of items whose thin rows are 1.5 to 4 rows thick: blurred already
     oblique: float = .2              # share of items cut along another direction than rows and columns
-    noise: tuple = (5., 50.)          # HU, standard deviation of what is added to a `noisy` item
+    noise: tuple = (5., 50.)          # HU, standard deviation of the noise in a `noisy` item
     noisy: float = .3                 # share of items
     contrast: float = .2              # share of items whose HU are stretched about a random value
 
@@ -79,13 +79,13 @@ class Slabs:
 
 # %% ../../nbs/18_plane.ipynb #63d35fa8
 def centred_slabs(
-    rows, # at most so many thin rows
+    rows, # largest number of thin rows
     ratio, # slab spacing, in thin rows
     thickness=1., # of a slab, in slab spacings
     profile='slab', # one of `slab.PROFILES`
     shift=0., # of the slabs, in thin rows
 )->Slabs: # positions in thin rows
-    "As many slabs as fit, and the thin rows over their extent, as `thin_grid` lays them."
+    "As many slabs as fit, and the thin rows over their extent, as in `thin_grid`."
     T = thickness*ratio
     m = int((rows - max(ratio, T))/ratio + 1 + 1e-6)
     n = min(rows, round((m - 1)*ratio + max(ratio, T)))
@@ -107,8 +107,8 @@ class Planes:
     def add(self,
         array, # (D, H, W) HU
         pixel, # (mm between rows, mm between columns)
-        weight=1., # how often it is drawn, against the others
-        every=1, # keep one plane in so many
+        weight=1., # relative frequency of drawing it
+        every=1, # keep one plane in this many
     ):
         a = np.clip(np.rint(np.asarray(array)[::every]), -1024, 3071).astype(np.int16)
         self.volumes.append((a, (float(pixel[0]), float(pixel[1])))); self.weights.append(float(weight))
@@ -120,8 +120,8 @@ class Planes:
 
 # %% ../../nbs/18_plane.ipynb #971ecf7e
 def box_rows(
-    n, # rows to make
-    zoom, # pixels a row
+    n, # number of rows
+    zoom, # pixels per row
     wide=1., # thickness of a row, in rows
 )->Tensor: # (n, N) each row a mean over zoom·wide pixels
     "Rows of another spacing as means over the pixels that they cover."
@@ -134,7 +134,7 @@ def oblique(
     plane:np.ndarray, # (H, W)
     size, # (h, w) pixels of the crop
     rng,
-)->Tensor|None: # None where it does not fit
+)->Tensor|None: # None if it does not fit
     "A crop along a random direction, by cubic resampling."
     H, W = plane.shape
     angle = rng.uniform(-math.pi, math.pi)
@@ -153,7 +153,7 @@ def _zooms(config, pixel, rng, spacing=None): # (rows, columns), pixels each
     if spacing is not None:                             # a series' own: thin rows of `spacing` mm, columns as they are
         return max(1., spacing/pixel[0]), 1.
     low, high = np.log(config.zoom)
-    if pixel[0] > 2: high = min(high, math.log(1.3))     # planes of large pixels hold no more to average
+    if pixel[0] > 2: high = min(high, math.log(1.3))     # large pixels leave no more to average
     draw = lambda: 1. if rng.random() < config.as_is else math.exp(rng.uniform(low, high))
     return draw(), draw()
 
@@ -165,7 +165,7 @@ def crop_rows(
     wide, # thickness of a thin row
     rng,
     slant=False, # along a random direction?
-)->Tensor|None: # (n, w) HU; None where the plane is too small
+)->Tensor|None: # (n, w) HU; None if the plane is too small
     "Thin rows of a plane, at a random place."
     A, B = box_rows(n, zooms[0], wide), box_rows(w, zooms[1])
     size = A.shape[1], B.shape[1]
@@ -178,7 +178,7 @@ def crop_rows(
 
 # %% ../../nbs/18_plane.ipynb #85b1fe25
 def draw_rows(planes:Planes, config:PlaneConfig, n, rng, spacing=None)->tuple: # (n, w) HU, columns per thin row in mm
-    "One item: rows of a random plane, mirrored at random; crops of air are mostly passed over."
+    "One item: rows of a random plane, mirrored at random; crops of air are mostly skipped."
     for _ in range(1000):
         plane, pixel = planes.draw(rng)
         if rng.random() < .5: plane, pixel = plane.T, pixel[::-1]
@@ -193,7 +193,7 @@ def draw_rows(planes:Planes, config:PlaneConfig, n, rng, spacing=None)->tuple: #
 
 # %% ../../nbs/18_plane.ipynb #42d67536
 def noise_like(shape, sigma, rng)->Tensor: # HU
-    "White along the slices, correlated along the columns as a reconstruction kernel leaves it."
+    "Noise, white along the slices and correlated along each row, as after a reconstruction kernel."
     e = torch.from_numpy(rng.standard_normal((shape[0], shape[1] + 4), dtype=np.float32))
     width = rng.uniform(.3, 1.2)
     k = torch.exp(-.5*(torch.arange(-2., 3)/width)**2)
@@ -208,8 +208,8 @@ def draw_batch(
     rng:np.random.Generator,
     slabs:Slabs=None, # geometry; default a random one
     spacing=None, # mm of a thin row, for a series' own planes; default by `config.zoom`
-)->tuple: # slabs, thick (B, m, w), thin (B, n, w) HU, aspect (B,): mm between columns a mm between thin rows
-    "Items of one geometry. Noise is added to what the slabs see, not to what has to be found behind them."
+)->tuple: # slabs, thick (B, m, w), thin (B, n, w) HU, aspect (B,): mm between columns per mm between thin rows
+    "Items of one geometry. Noise is added before averaging to slabs; the target stays clean."
     slabs = slabs or draw_slabs(config, rng)
     n, thin, seen, aspect = len(slabs.thin_at), [], [], []
     for _ in range(size):

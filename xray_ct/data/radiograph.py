@@ -25,15 +25,15 @@ from ..physics import relative_log
 class Xray:
     "A radiograph, hung head up; frontal pictures have the patient's right at the left."
     lines: np.ndarray # (h, w) float32: line integrals if `calibrated`, else attenuation from 0 to 1 in unknown units
-    view: object # 'ap', 'lat' … as in `Geometry.views`; None where nothing says so
+    view: object # 'ap', 'lat' … as in `Geometry.views`; None if unknown
     pixel: tuple = None # (rows, columns) mm at the detector
-    tags: dict = field(default_factory=dict) # DICOM keywords as plain values; they fit the picture as it's hung here
+    tags: dict = field(default_factory=dict) # DICOM keywords as plain values; adapted to the orientation here
     calibrated: bool = True
-    assumed: tuple = () # what the file did not say
+    assumed: tuple = () # what was assumed, in sentences
     path: str = ''
     pixel_plane: str = 'detector' # where `pixel` is measured: 'detector', or 'patient' if it's calibrated there
     view_guessed: bool = False # the file says frontal or lateral, but not from which side
-    outside: np.ndarray = None # (h, w) bool: no part of the picture (padding, shutter, collimator); None: all of it is
+    outside: np.ndarray = None # (h, w) bool: not in the picture (padding, shutter, collimator); None: no such pixels
 
     @property
     def shape(self): return self.lines.shape
@@ -48,7 +48,7 @@ class Xray:
 
 # %% ../../nbs/13_radiograph.ipynb #e987970d
 OPPOSITE = dict(zip('LRAPHF', 'RLPAFH'))
-ANGLE = 5.  # degrees from a known view that are let pass: 9 mm at 100 mm from the isocentre, less than a breath
+ANGLE = 5.  # tolerated degrees from a known view: 9 mm at 100 mm from the isocentre, less than a breath
 _positions = {'AP': 'ap', 'PA': 'pa', 'LL': 'lat', 'LLAT': 'lat', 'RL': 'rlat', 'RLAT': 'rlat'}
 _oblique = ('LAO', 'RAO', 'LPO', 'RPO', 'LLO', 'RLO')
 _codes = {'399348003': 'ap', 'R-10206': 'ap', '272479007': 'pa', 'R-40888': 'pa', 'R-10214': 'pa',
@@ -72,7 +72,7 @@ def _coded_view(ds):
 def _angle_view(ds, assumed):
     "The view at which a C-arm stood, or None."
     angle = tag_number(ds, 'PositionerPrimaryAngle')
-    if angle is None or angle in (0, -1) and not _is_carm(ds): return None  # elsewhere a filler
+    if angle is None or angle in (0, -1) and not _is_carm(ds): return None  # other devices: a filler
     off = lambda known: abs((angle - known + 180) % 360 - 180)
     known = min((0, 90, -90, 180), key=off)
     if off(known) > ANGLE: return view_name(angle)
@@ -82,7 +82,7 @@ def _angle_view(ds, assumed):
     return view
 
 def _check_angles(ds, view, named, assumed):
-    "Say, or refuse, what the angles of a C-arm add to the view."
+    "Report or refuse C-arm angles that differ from the view."
     tilt, angle = tag_number(ds, 'PositionerSecondaryAngle') or 0, tag_number(ds, 'PositionerPrimaryAngle')
     tilt = (tilt + 180) % 360 - 180
     known = {'pa': 0, 'lat': 90, 'rlat': -90, 'ap': 180}.get(view)
@@ -150,7 +150,7 @@ def hang(
 
 # %% ../../nbs/13_radiograph.ipynb #d289fb7d
 def _shape_inside(ds, kind, shape):
-    "(h, w) bool: inside ShutterShape or CollimatorShape (PS3.3, C.7.6.11, C.8.7.3); None where the file has none."
+    "(h, w) bool: inside ShutterShape or CollimatorShape (PS3.3, C.7.6.11, C.8.7.3); None if the file has none."
     names = {str(s).upper() for s in np.atleast_1d(ds.get(f'{kind}Shape') or [])}
     if not names: return None
     y, x = np.mgrid[1:shape[0] + 1, 1:shape[1] + 1]
@@ -178,7 +178,7 @@ def picture_area(
     padded, # (h, w) bool of `stored_values`, or None
     assumed, # list that gets a sentence for everything guessed
 )->np.ndarray: # (h, w) bool
-    "What belongs to the picture; `InputError` where nothing does."
+    "The pixels of the picture; `InputError` if there are none."
     inside = np.ones(shape, bool) if padded is None else ~padded
     for kind in 'Shutter', 'Collimator':
         part = _shape_inside(ds, kind, shape)
@@ -197,8 +197,8 @@ def air_in_padding(
     inside, # (h, w) bool: the picture
     more:bool, # does a higher stored value mean more X-rays?
 )->np.ndarray: # (h, w) bool
-    """Which padding is the picture's own air: its value follows within 2 % of the range on the airy end of a picture
-    that has next to no air otherwise."""
+    """Padding that is the picture's own air: its value is within 2 % of the range beyond the airy end of a picture
+    with almost no other air."""
     if padded is None or padded.mean() < .01: return np.zeros(stored.shape, bool)
     low, high, *ends = (float(v) for a in (stored[inside], stored[padded]) for v in (a.min(), a.max()))
     gap, near = ends[0] - high if more else low - ends[1], .02*(high - low)
@@ -218,7 +218,7 @@ PLAIN = ('Modality', 'Manufacturer', 'ManufacturerModelName', 'BodyPartExamined'
 def _bits(ds): return int(ds.get('BitsStored') or ds.get('BitsAllocated') or 16)
 
 def check_radiograph(path, ds): # pydicom dataset
-    "Refuse what is no single grey radiograph."
+    "Refuse anything but a single grey radiograph."
     if 'Rows' not in ds or 'PixelData' not in ds:
         raise InputError(f'{path}: holds no picture, or is cut off. Give a CR or DX image')
     kind, frames = str(ds.get('Modality', '')), int(ds.get('NumberOfFrames') or 1)
@@ -238,7 +238,7 @@ def check_radiograph(path, ds): # pydicom dataset
 
 # %% ../../nbs/13_radiograph.ipynb #ad723b26
 def _check_size(ds, key, values):
-    "Refuse what would make a picture or a distance that no machine has: its unit is another."
+    "Refuse sizes and distances that no machine has: their unit is wrong."
     if key.endswith('Spacing'): values, least, most = [n*v for n, v in zip((ds.Rows, ds.Columns), values)], 5, 3000
     elif key == 'DistanceSourceToDetector': least, most = 100, 10_000
     else: return
@@ -248,7 +248,7 @@ def _check_size(ds, key, values):
                      'Correct the tag, or export it again')
 
 def check_lengths(ds, assumed): # pydicom dataset, from which unknown ones are removed; list that gets a sentence
-    "Optional distances and pixel sizes: 0 and −1 mean unknown; what is no length is refused."
+    "Optional distances and pixel sizes: 0 and −1 mean unknown; other non-lengths are refused."
     for key, n in LENGTHS.items():
         if ds.get(key) in (None, ''): continue
         try: values = tuple(float(v) for v in np.atleast_1d(ds[key].value))
@@ -292,7 +292,7 @@ def _pixel(tags, assumed): # plain tags, list that gets a sentence
 
 # %% ../../nbs/13_radiograph.ipynb #9df75653
 def _grey(ds, stored, padded, inside, assumed):
-    "(h, w) float32 of stored values: line integrals, or relative attenuation; which of the two; and the picture."
+    "Line integrals or relative attenuation, (h, w) float32; is it the former? (bool); the picture's pixels."
     x, falls = modality_values(ds, stored)
     part = x[inside]
     if not np.isfinite(part).all() or part.min() == part.max():
@@ -303,8 +303,8 @@ def _grey(ds, stored, padded, inside, assumed):
         inside = inside | air
         assumed.append('PixelPaddingValue is the value of air in this picture: taken as part of it')
     relation = str(ds.get('PixelIntensityRelationship') or '').upper()
-    if relation == 'LIN':  # it speaks of stored values, too
-        if stored[inside].min() < 0: stored, more = x, more != falls  # an intensity is not: the rescale makes one
+    if relation == 'LIN':  # describes stored values, too
+        if stored[inside].min() < 0: stored, more = x, more != falls  # not intensities, but rescaled values are
         x = relative_log(stored, relation, more, assumed, inside, (1 << _bits(ds)) - 1)
     else: x = relative_log(x, relation, more != falls, assumed, inside)
     if _bits(ds) <= 8: assumed.append('8 bits: at most 256 levels of grey')
@@ -352,7 +352,7 @@ def _entry(path, geometry_json):
         raise InputError(f'{where}: the entry of {path.name} is damaged. Write the X-rays again')
     return Geometry.load(where), found
 
-PICTURES = ('PNG', 'JPEG', 'TIFF', 'BMP', 'GIF')  # Pillow would hand others to programs, PostScript to Ghostscript
+PICTURES = ('PNG', 'JPEG', 'TIFF', 'BMP', 'GIF')  # Pillow hands others to programs, PostScript to Ghostscript
 
 def open_png(path, data): # for the messages; bytes
     "A Pillow image, its pixels unpacked."
@@ -362,7 +362,7 @@ def open_png(path, data): # for the messages; bytes
             warnings.simplefilter('ignore')
             img = Image.open(io.BytesIO(data), formats=PICTURES)
             if img.format == 'PNG':
-                img.verify()  # the checksums, which `load` does not look at
+                img.verify()  # checksums, which `load` ignores
                 img = Image.open(io.BytesIO(data), formats=PICTURES)
                 img.load()
     except Image.DecompressionBombError:
@@ -374,7 +374,7 @@ def open_png(path, data): # for the messages; bytes
 
 # %% ../../nbs/13_radiograph.ipynb #5ad1460d
 def _check_png(path, img, entry, scale):
-    "Refuse what is no grey picture of 16 bits, unless its scale is known."
+    "Refuse all but grey pictures of 16 bits, unless the scale is known."
     eight = img.mode in ('L', 'P', '1')
     if img.format != 'PNG' or not (eight or img.mode.startswith('I')):
         raise InputError(f'{path}: is a {img.format} picture in mode {img.mode}, not a radiograph. '
@@ -414,8 +414,8 @@ def _read_png(path, data, geometry_json=None, view=None, scale=None):
 def read_xray(
     path, # a CR or DX image, or a PNG
     geometry_json=None, # for a PNG: the file written with it; default the one beside it
-    view=None, # overrules what the file says about the view
-    scale=None, # for a PNG of known calibration: line integral a grey level
+    view=None, # overrides the file's view
+    scale=None, # for a PNG of known calibration: line integral per grey level
 ) -> Xray:
     "Read one radiograph as this library hangs it."
     path = check_file(path, 1 << 30)
@@ -433,7 +433,7 @@ def read_xray(
 
 # %% ../../nbs/13_radiograph.ipynb #93e75ccd
 def read_xrays(
-    folder, # what `write_xrays` wrote
+    folder, # written by `write_xrays`
 ): # list of `Xray` in the order of the geometry's views, the geometry
     "Every view of a folder, and its geometry."
     where = Path(folder)/'geometry.json'

@@ -17,7 +17,7 @@ class Ellipsoid:
     "A solid ellipsoid of one value: membership, distance and line integrals in closed form."
     center: tuple # (x, y, z) in LPS mm
     radii: tuple # semi-axes in mm
-    value: float = 1. # in the unit of what it is part of: 1/mm for line integrals without dimension
+    value: float = 1. # in the phantom's unit: 1/mm for dimensionless line integrals
     rotation: tuple = (0., 0., 0.) # degrees about x (y to z), then y (x to z), then z (x to y)
 
     @property
@@ -47,7 +47,7 @@ class Ellipsoid:
 
 # %% ../../nbs/08_shapes.ipynb #abf71513
 def _ramp(d, edge): # d mm, negative inside → share of the voxel that is inside
-    # np.clip costs 5 µs more a call
+    # np.clip takes 5 µs more per call
     return np.minimum(np.maximum(np.float32(.5) - d/np.float32(edge), np.float32(0)), np.float32(1))
 
 def _fit(r, edge, dims): # radius mm, 2: a tube or 3: a ball → radius to draw the ramp at, strength
@@ -190,7 +190,7 @@ class Loft:
         z, # heights, ascending, mm
         a, # half-width along x at each height, mm
         b, # half-width along y
-        cx=0., # centre along x, one number or one a height
+        cx=0., # centre along x, one number or one per height
         cy=0.,
         power=2., # 2: ellipses; more: boxier
         blur=6., # mm of smoothing along z

@@ -23,8 +23,8 @@ def tag_numbers(
     ds, # anything with pydicom's `get`
     key:str, # DICOM keyword
     n:int, # how many numbers it should have
-): # tuple of n floats, or None where the tag is absent or empty
-    "The values of a tag; `InputError` where they are no `n` finite numbers."
+): # tuple of n floats, or None if the tag is absent or empty
+    "The values of a tag; `InputError` unless they are `n` finite numbers."
     value = ds.get(key)
     if value is None or value == '': return None
     try: numbers = tuple(map(float, value if isinstance(value, MutableSequence) else [value]))
@@ -35,13 +35,13 @@ def tag_numbers(
 
 # %% ../../nbs/10_tags.ipynb #93d9da6c
 def tag_number(ds, key):
-    "The one finite number of an optional tag, or None where it's absent or nonsense."
+    "The one finite number of an optional tag, or None if it's absent or invalid."
     try: value = float(ds.get(key))
     except (TypeError, ValueError): return None
     return value if np.isfinite(value) else None
 
 # %% ../../nbs/10_tags.ipynb #2b48069c
-DEFLATED, UNPACKED = b'1.2.840.10008.1.2.1.99', 1 << 28  # a transfer syntax; bytes that one file may unfold to
+DEFLATED, UNPACKED = b'1.2.840.10008.1.2.1.99', 1 << 28  # a transfer syntax; most bytes of an inflated file
 
 def is_dicom(
     head:bytes, # the first 144 bytes of a file
@@ -57,7 +57,7 @@ def is_dicom(
     return False
 
 def check_deflated(f): # open binary file, left at its start
-    "Refuse a deflated DICOM file that unfolds to more than any image has, before it is unfolded as a whole."
+    "Refuse a deflated DICOM file larger than any image, before it is fully inflated."
     head = f.read(1024)
     f.seek(0)
     if DEFLATED not in head or head[132:136] != b'\2\0\0\0': return
@@ -143,7 +143,7 @@ def _padding(ds, allocated, stored, signed):
     ends = [_own_sign(v, allocated, stored, signed) for v in (value, limit) if v not in (None, '', b'')]
     return min(ends), max(ends)
 
-OVERLAYS = range(0x60000000, 0x60200000, 0x20000)  # groups of tags; one may lie in the pixels' own cells until 2004
+OVERLAYS = range(0x60000000, 0x60200000, 0x20000)  # tag groups; until 2004 overlays could lie in the pixels' cells
 
 def _overlay_bits(ds, allocated, stored, high):
     "The bits of a cell in which overlays lie, as a mask."
@@ -160,17 +160,17 @@ def _overlay_bits(ds, allocated, stored, high):
 # %% ../../nbs/10_tags.ipynb #0c479d87
 @dataclass(frozen=True)
 class Cells:
-    "How the pixels of a file lie in their cells (PS3.5, 8.1.1) and which of them are no picture (PS3.3, C.7.5.1.1.2)."
+    "How the pixels of a file lie in their cells (PS3.5, 8.1.1) and which are padding (PS3.3, C.7.5.1.1.2)."
     allocated:int = 16 # bits
     stored:int = 16 # bits
     high:int = 15 # place of the highest bit
     signed:bool = False
-    padding:tuple|None = None # (lowest, highest) value that stands for nothing, in the pixels' own sign
-    overlays:int = 0 # bits in which overlays are said to lie, as a mask
+    padding:tuple|None = None # (lowest, highest) padding value, in the pixels' own sign
+    overlays:int = 0 # bits of overlays according to the tags, as a mask
 
     @classmethod
     def of(cls, ds): # anything with pydicom's `get`
-        "By the tags; `InputError` where they contradict each other."
+        "From the tags; `InputError` if they contradict each other."
         allocated, stored, high = _bits(ds)
         signed = bool(ds.get('PixelRepresentation') or 0)
         padding = _padding(ds, allocated, stored, signed)
@@ -182,7 +182,7 @@ class Cells:
     def values(self,
         cells:np.ndarray, # integers of `allocated` bits, signed or not
     )->np.ndarray: # of the same shape, `dtype`
-        "The stored values: the bits that count, in their own sign."
+        "The stored values, in their own sign."
         a = cells
         if a.dtype.itemsize != self.dtype.itemsize: a = a.astype(self.dtype)
         if a.dtype != self.dtype: a = a.view(self.dtype)
@@ -204,8 +204,8 @@ def _own_sign(value, allocated, stored, signed):
 @patch
 def padded(self:Cells,
     cells:np.ndarray, # as for `values`
-): # bool array of the same shape, or None where the file names no padding
-    "Which pixels are no part of the picture."
+): # bool array of the same shape, or None if the file has no padding tag
+    "The pixels outside the picture."
     if self.padding is None: return None
     low, high = self.padding
     least = -(1 << (self.stored - 1)) if self.signed else 0
@@ -233,7 +233,7 @@ def _are_cut(how, cells, values, padded):
 def picture(self:Cells,
     cells:np.ndarray, # as for `values`
     name, # of the file, for the messages
-): # what `values` and `padded` give
+): # results of `values` and `padded`
     "The stored values; `InputError` where BitsStored cuts some of them."
     values, padded = self.values(cells), self.padded(cells)
     if self.stored < self.allocated and self.high == self.stored - 1 and _are_cut(self, cells, values, padded):
@@ -243,7 +243,7 @@ def picture(self:Cells,
 
 # %% ../../nbs/10_tags.ipynb #4b7a9d76
 def check_frame(ds): # pydicom dataset
-    "A JPEG without its end mark is cut off or overwritten; decoders fill up the rest in silence."
+    "Refuse a JPEG without end mark (cut off or overwritten): decoders silently fill in the rest."
     from pydicom.encaps import generate_frames
     family, _, number = ds.file_meta.TransferSyntaxUID.rpartition('.')
     if family != '1.2.840.10008.1.2.4' or int(number) > 93: return  # above 93: films
@@ -253,7 +253,7 @@ def check_frame(ds): # pydicom dataset
 
 # %% ../../nbs/10_tags.ipynb #8fb69fc7
 def _by_gdcm(ds, cells):
-    "Decode with SimpleITK's GDCM from a copy without anything that it could apply."
+    "Decode with SimpleITK's GDCM, from a copy without tags that it would apply."
     import SimpleITK as sitk
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import MultiFrameGrayscaleWordSecondaryCaptureImageStorage, SecondaryCaptureImageStorage
@@ -268,7 +268,7 @@ def _by_gdcm(ds, cells):
     if frames > 1: copy.NumberOfFrames = frames
     copy.Rows, copy.Columns = ds.Rows, ds.Columns
     copy.BitsAllocated, copy.PixelRepresentation = cells.allocated, int(cells.signed)
-    copy.BitsStored = max(cells.stored, _jpeg_precision(ds) or 0)  # or it would cut bits off by itself
+    copy.BitsStored = max(cells.stored, _jpeg_precision(ds) or 0)  # otherwise GDCM cuts bits off
     copy.HighBit = copy.BitsStored - 1
     copy.add(ds['PixelData'])
     with tempfile.TemporaryDirectory() as folder:
@@ -300,8 +300,8 @@ NEEDED = 'Rows', 'Columns', 'BitsAllocated', 'SamplesPerPixel', 'PixelRepresenta
 def stored_values(
     ds, # pydicom dataset with its pixels, as `read_dataset` gives it
     name, # of the file, for the messages
-): # (rows, columns), or (frames, …) if there are several, in their own sign; bool: no part of the picture, or None
-    "What a file stores, whatever its transfer syntax, before any rescale or inversion."
+): # (rows, columns), or (frames, …) if there are several, in their own sign; bool: outside the picture, or None
+    "The stored values for any transfer syntax, before any rescale or inversion."
     syntax = ds.file_meta.TransferSyntaxUID
     if syntax.is_private:
         raise InputError(f"{name}: is stored in a maker's own way (transfer syntax {syntax}), which is not read here. "
@@ -341,8 +341,8 @@ def _compressed_cells(ds, cells, name):
 def shows_air_high(
     stored, # (h, w) any numbers
     inside=None, # (h, w) bool: the picture; default all
-): # True, False, or None where the picture doesn't say
-    "Is what lies along the edge, and not in the middle, at the upper end of the values?"
+): # True, False, or None if the picture is ambiguous
+    "Are the values along the edge that are rare in the middle (air) the highest?"
     inside = np.ones(stored.shape, bool) if inside is None else inside
     rows, cols = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
     box = slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
@@ -361,7 +361,7 @@ def shows_air_high(
 
 # %% ../../nbs/10_tags.ipynb #030ae56d
 def _falls(transform, a):
-    "Does a transform of integers turn their order? `InputError` where it does neither."
+    "Does a transform reverse the order of integers? `InputError` if it is not monotonic."
     steps = np.diff(transform(np.unique(a)).astype(float))
     if (steps >= 0).all(): return False
     if (steps <= 0).all(): return True
@@ -369,7 +369,7 @@ def _falls(transform, a):
                      'Export the original image')
 
 def modality_values(ds, a):
-    "Values after the Modality LUT or rescale, float64, and whether it turns the order of the stored ones."
+    "Values after the Modality LUT or rescale, float64, and whether it reverses their order."
     from pydicom.pixels import apply_modality_lut
     if ds.get('ModalityLUTSequence'):
         transform = lambda x: apply_modality_lut(x.astype(a.dtype), ds)
@@ -379,7 +379,7 @@ def modality_values(ds, a):
     return a*slope[0] + intercept[0], slope[0] < 0
 
 def voi_falls(ds, x):
-    "Does the first VOI LUT turn the order? A window never does."
+    "Does the first VOI LUT reverse the order? A window never does."
     from pydicom.pixels import apply_voi
     if not ds.get('VOILUTSequence'): return False
     whole = np.rint(x).astype(np.int64)
@@ -407,7 +407,7 @@ def _tag_votes(ds, falls, display_falls):
         votes[f'PresentationLUTSequence, which {"falls" if down else "rises"}'] = down != turned
     return votes
 
-def _table_falls(ds): # → None where the table is damaged: it is for screens only
+def _table_falls(ds): # → None if the table is damaged: it only serves the display
     from pydicom.pixels import apply_presentation_lut
     values = np.arange(4096)
     try: shown = apply_presentation_lut(values, ds)
@@ -419,11 +419,11 @@ def polarity(
     ds, # pydicom dataset
     stored, # (h, w) stored values
     inside, # (h, w) bool: the picture
-    falls:bool, # does the rescale turn their order?
+    falls:bool, # does the rescale reverse their order?
     display_falls:bool, # and the VOI LUT?
     assumed, # list that gets a sentence for everything guessed
 )->bool: # does a higher stored value mean more X-rays?
-    "Tags and picture asked which way grey levels run."
+    "The polarity, from the tags and the picture."
     votes, seen = _tag_votes(ds, falls, display_falls), shows_air_high(stored, inside)
     said = set(votes.values())
     names = ' and '.join(votes)

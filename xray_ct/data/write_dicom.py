@@ -22,7 +22,7 @@ KEPT = ('PatientID', 'PatientSex', 'PatientAge', 'StudyInstanceUID', 'FrameOfRef
         'BodyPartExamined')
 
 def _keep(ds, key, value):
-    "Set a tag that comes from elsewhere, unless it is empty or not what DICOM allows there."
+    "Copy a value from elsewhere, unless it is empty or DICOM does not allow it there."
     from pydicom import config
     from pydicom.datadict import dictionary_VR, tag_for_keyword
     from pydicom.dataelem import DataElement
@@ -32,7 +32,7 @@ def _keep(ds, key, value):
 
 # %% ../../nbs/09_write_dicom.ipynb #3d2280f8
 def common_tags(description, modality, sop_class, source=None):
-    "What every file that we write has in common."
+    "The tags that all written files share."
     from pydicom.dataset import Dataset
     from pydicom.uid import generate_uid
     now, ds = datetime.now(), Dataset()
@@ -76,7 +76,7 @@ def numbers(*x): # any floats
 def write_dicom(
     vol:Volume, # HU
     folder, # where the series goes; must be absent or empty
-    description='CT reconstructed from X-rays', # what made it, for SeriesDescription and DerivationDescription
+    description='CT reconstructed from X-rays', # how it was made, for SeriesDescription and DerivationDescription
     source_meta=None, # `meta` of the CT it belongs to; default the volume's own
     overwrite=False, # replace what is in the folder
 ) -> Path:
@@ -113,7 +113,7 @@ def _write_slices(vol, ds, folder):
         save_dataset(ds, folder/f'{number:04d}.dcm')
 
 # %% ../../nbs/09_write_dicom.ipynb #f9a8c4db
-SCALE = 2.**-12  # line integral a grey level
+SCALE = 2.**-12  # line integral per grey level
 
 def grey_scale(
     lines, # any array of line integrals
@@ -145,14 +145,14 @@ def row_letters(view):
 
 # %% ../../nbs/09_write_dicom.ipynb #4e714bc7
 def view_tags(view): # as in `Geometry.views`
-    "ViewPosition and PatientOrientation of a picture that's hung as `view` is."
+    "ViewPosition and PatientOrientation of a picture with the orientation of `view`."
     return dict(ViewPosition=POSITION.get(view_name(view), ''), PatientOrientation=[row_letters(view), 'F'])
 
 def geometry_tags(
     g:Geometry,
     view, # one of its views
 ) -> dict: # DICOM keyword → plain value
-    "The acquisition in DICOM's words."
+    "The acquisition as DICOM tags."
     tags = view_tags(view) | dict(ImagerPixelSpacing=list(g.pixel), Rows=g.det_shape[0], Columns=g.det_shape[1])
     if view_name(view) not in POSITION: tags['PositionerPrimaryAngle'] = view_angle(view)  # LAO is positive
     table = g.sid + g.depth_extent(view)/2
@@ -167,7 +167,7 @@ def xray_dataset(lines, g, view, scale, offset, description, source):
     from pydicom.uid import ComputedRadiographyImageStorage, generate_uid
     ds = common_tags(description, 'CR', ComputedRadiographyImageStorage, source)
     for k in 'FrameOfReferenceUID', 'PatientPosition':
-        if k in ds: del ds[k]  # a radiograph has no place in space
+        if k in ds: del ds[k]  # a radiograph has no position in space
     tags = geometry_tags(g, view)
     plain = ('ViewPosition', 'PatientOrientation', 'Rows', 'Columns')
     for k, v in tags.items(): setattr(ds, k, v if k in plain else numbers(*np.atleast_1d(v)))
@@ -195,7 +195,7 @@ def write_xray(
     name, # without an ending
     lines, # (h, w) line integrals, hung as the geometry says
     g:Geometry,
-    view, # the one of its views that this is
+    view, # the geometry's view that this is
     scale=None, # (scale, offset); default chosen by `grey_scale`
     description='digitally reconstructed radiograph', source=None, # `Volume.meta` of the CT
 ) -> dict: # the picture's entry in geometry.json
@@ -215,7 +215,7 @@ def write_xrays(
     g:Geometry,
     description='digitally reconstructed radiograph',
     source=None, # `Volume.meta` of the CT: keeps patient, study and frame of reference
-    made=None, # anything else worth writing down, such as dict(kev=60)
+    made=None, # further entries, such as dict(kev=60)
     overwrite=False,
 ) -> Path:
     "Write every view as DICOM and PNG, and `geometry.json`; all or nothing."
