@@ -69,10 +69,10 @@ def cg_correction(
     relative_lambda=0.3, # λ over the mean diagonal of AAᵀ, above 0; or a tensor that broadcasts to the residual
     steps=5, # of conjugate gradients
     mask=None, # (B, V, h, w) bool, True: use the ray
-    weight=None, # (B, 1, D, H, W) ≥ 0, how much a voxel may change; None: all alike
-    outside=None, # `Outside` whose mean is no longer in the residual, over the prediction's error (1/mm): in mm
+    weight=None, # (B, 1, D, H, W) ≥ 0, how much a voxel may change; None: equal
+    outside=None, # `Outside` over the prediction's error (1/mm), so in mm; its mean is not in the residual
 )->Tensor: # (B, 1, D, H, W) change of μ, 1/mm
-    "W Aᵀ (A W Aᵀ + N)⁻¹ residual, approximately; N = λI, and what `outside` adds."
+    "W Aᵀ (A W Aᵀ + N)⁻¹ residual, approximately; N = λI plus the covariance of `outside`."
     if not torch.as_tensor(relative_lambda).gt(0).all():
         raise InputError('data consistency: relative_lambda must be above 0; '
                          'AAᵀ is singular, and without a penalty noise is amplified without bound')
@@ -103,7 +103,7 @@ def reprojection_error(
     projector, # A
     mask=None, # (B, V, h, w) bool, True: use the ray
     kev=60., # effective energy the line integrals were made for, keV
-    outside=0., # (B, V, h, w) line integrals of what lies outside the field, see `outside_estimate`
+    outside=0., # (B, V, h, w) line integrals outside the field, see `outside_estimate`
 )->dict: # nrmse (B,), ncc (B,)
     "NRMSE and NCC of a volume's X-rays against the measured ones."
     a = projector(hu_to_mu(hu, kev)) + outside
@@ -119,8 +119,8 @@ def fuse(
     hu, # (B, 1, D, H, W) prediction, HU
     known, # pairs: HU (B or 1, 1, D, H, W), NaN where unknown; standard deviation of its error, HU (0: exact)
     error_hu=100., # standard deviation of the prediction's error, HU
-    weight=1., # W: variance of each voxel's error relative to error_hu²; 0: only what is exact moves it
-)->tuple: # (B, 1, D, H, W) HU, and the weight that is left
+    weight=1., # W: variance of each voxel's error relative to error_hu²; 0: only exact values change it
+)->tuple: # (B, 1, D, H, W) HU, and the remaining weight
     "The best linear estimate of each voxel from the prediction and known values, and its remaining variance."
     weight = torch.as_tensor(weight, dtype=hu.dtype, device=hu.device).expand(hu.shape)
     for volume, error in known:
@@ -128,7 +128,7 @@ def fuse(
             raise InputError(f'data consistency: what is known has shape {tuple(volume.shape)}, '
                              f'the prediction {tuple(hu.shape)}. Resample it onto the prediction\'s grid first')
         volume, ratio = volume.to(hu), torch.as_tensor(error, dtype=hu.dtype, device=hu.device).square()/error_hu**2
-        gain = (weight/(weight + ratio)).nan_to_num(1.)*~volume.isnan()  # 0/0: an exact value has the last word
+        gain = (weight/(weight + ratio)).nan_to_num(1.)*~volume.isnan()  # 0/0: an exact value is copied
         hu = hu.lerp(volume.nan_to_num(), gain)  # lerp: exact at gain 1
         weight = weight*(1 - gain)
     return hu, weight
@@ -159,10 +159,10 @@ def known_slices(
 def shadows(
     xrays, # (B, V, h, w) line integrals
     projector, # A
-    threshold=0.02, # line integral below which a ray crossed nothing: 1 mm of water
+    threshold=0.02, # line integral below which a ray counts as unattenuated: 1 mm of water
     mask=None, # (B, V, h, w) bool, True: the ray can be trusted
 )->Tensor: # (B, 1, D, H, W) bool: air
-    "Voxels that some picture shows to be air: every one of their rays in it arrived unattenuated."
+    "Voxels of air: in at least one view, all of their rays arrived unattenuated."
     air = None
     for v in range(xrays.shape[1]):
         empty, ones = torch.zeros_like(xrays), torch.zeros_like(xrays[:1])
@@ -187,10 +187,10 @@ def outside_estimate(
     hu, # (B, 1, D, H, W) HU
     xrays, # (B, V, h, w) measured line integrals
     projector, # A
-    outside, # `Outside`, line integrals; None: nothing is
+    outside, # `Outside`, line integrals; None: nothing lies outside
     relative_lambda=1., mask=None, kev=60., error_hu=100., # as in `consistent`
 )->Tensor: # (B, V, h, w) line integrals
-    "What the rays met outside the field, if the field holds this volume."
+    "Line integrals outside the field, given the volume inside."
     if outside is None: return torch.zeros_like(xrays)
     keep = torch.ones_like(xrays) if mask is None else mask.to(xrays.dtype)
     unit = outside.over(error_hu/1000*attenuation(kev)[0])
@@ -204,17 +204,17 @@ def consistent(
     hu, # (B, 1, D, H, W) predicted HU
     xrays, # (B, V, h, w) measured line integrals
     projector, # A
-    relative_lambda=1., # λ over the mean diagonal of AAᵀ, above 0 (or one a ray: `noise_lambda`)
+    relative_lambda=1., # λ over the mean diagonal of AAᵀ, above 0 (or one per ray: `noise_lambda`)
     steps=5, # of conjugate gradients in a round
     mask=None, # (B, V, h, w) bool, True: use the ray
     kev=60., # effective energy of the line integrals, keV
     hu_range=(-1000, 3071), # HU the result is clamped to
     rounds=2, # corrections, each from the clamped result of the one before
-    floor=0.1, # weight of air against tissue; 1: all voxels alike, the nearest volume
-    shadow=0.02, # line integral below which a ray crossed nothing; 0: do not look for shadows
-    known=(), # what is known besides, for `fuse`: pairs of a volume (HU, NaN: not known) and its error, HU
-    error_hu=100., # standard deviation of the prediction's error, HU; counts only against `known` and `outside`
-    outside=None, # `Outside`, line integrals of what lies outside the field; None: the field holds everything
+    floor=0.1, # weight of air relative to tissue; 1: equal weights, the nearest volume
+    shadow=0.02, # line integral below which a ray counts as unattenuated; 0: no shadows
+    known=(), # for `fuse`: pairs of a known volume (HU, NaN: unknown) and its error, HU
+    error_hu=100., # standard deviation of the prediction's error, HU; used only with `known` and `outside`
+    outside=None, # `Outside`, line integrals outside the field; None: the field contains everything
 )->tuple: # (B, 1, D, H, W) HU, dict of nrmse_before, nrmse_after (B,) and kept (B,) bool
     "Change a prediction minimally to explain X-rays and known values; undone for samples whose error did not fall."
     keep = torch.ones_like(xrays) if mask is None else mask.to(xrays.dtype)
@@ -236,9 +236,9 @@ def consistent(
 def noise_lambda(
     xrays, # (B, V, h, w) line integrals
     projector, # A
-    photons, # photons a pixel without a patient, I₀
-    error_hu=100., # expected error of the prediction, HU (standard deviation a voxel)
-    relative_lambda=0.3, # what is added for everything else
+    photons, # photons per pixel without a patient, I₀
+    error_hu=100., # expected error of the prediction, HU (standard deviation per voxel)
+    relative_lambda=0.3, # added for all other errors
     kev=60., # effective energy, keV
 )->Tensor: # (B, V, h, w) relative λ for each ray
     "λ_j = e^{y_j}/(I₀·τ²), relative to the mean diagonal of AAᵀ, plus a constant."
@@ -251,15 +251,15 @@ def data_consistency(
     projector, # A
     base=0., # (B, 1, D, H, W) or a number: the volume is base + scale·x̂0, in model space (HU/1000)
     scale=1., # number or tensor like base
-    relative_lambda=1., # λ over the mean diagonal of AAᵀ, above 0 (or one a ray: `noise_lambda`)
+    relative_lambda=1., # λ over the mean diagonal of AAᵀ, above 0 (or one per ray: `noise_lambda`)
     steps=3, # of conjugate gradients
     mask=None, # (B or 1, V, h, w) bool, True: use the ray
     kev=60., # effective energy of the line integrals, keV
-    hu_range=None, # HU to clamp the volume to; None: not at all
-    floor=0.1, # weight of air against tissue; 1: all voxels alike
-    shadow=0.02, # line integral below which a ray crossed nothing; 0: do not look for shadows
-    known=(), # what is known besides, for `fuse`
-    error_hu=100., # standard deviation of the error of a sample drawn without `known`, HU; counts only against `known`
+    hu_range=None, # HU to clamp the volume to; None: no clamp
+    floor=0.1, # weight of air relative to tissue; 1: equal weights
+    shadow=0.02, # line integral below which a ray counts as unattenuated; 0: no shadows
+    known=(), # known volumes, for `fuse`
+    error_hu=100., # standard deviation of the error of a sample drawn without `known`, HU; used only with `known`
     schedule=None, # the sampler's `NoiseSchedule`: an estimate's error falls with σ_t; inexact `known` needs it
 ): # (x̂0 (B, 1, D, H, W), t) → x̂0
     "A function that makes an estimate explain the X-rays, for every step of a sampler."
@@ -271,7 +271,7 @@ def data_consistency(
     @torch.no_grad()
     def constrain(x0_hat, t):
         hu = 1000*(base + scale*x0_hat)
-        left = 1. if schedule is None else schedule.sigma(t).item()**2  # of the estimate's variance
+        left = 1. if schedule is None else schedule.sigma(t).item()**2  # remaining share of the variance
         new, free = fuse(hu.masked_fill(air, -1000.), known, error_hu*left**.5, ~air)
         new = _explain(new, xrays, projector, relative_lambda/left, steps, mask, kev, free, floor)
         if hu_range: new = new.clamp(*hu_range)

@@ -39,7 +39,7 @@ class NoiseSchedule:
     "ᾱ at every time, in float64: how much of the volume's variance is left."
     name: str = 'cosine' # one of `schedules`
     steps: int = 1000 # T
-    zero_terminal_snr: bool = False # rescale so that nothing at all is left at the last time
+    zero_terminal_snr: bool = False # rescale so that no signal is left at the last time
     betas: tuple = (1e-4, 2e-2) # first and last β of the schedules that are given by β, for 1000 steps
 
     def __post_init__(self):
@@ -73,7 +73,7 @@ def _check_time(t, first, T):
 
 @patch
 def at(self:NoiseSchedule, t)->Tensor: # float64, of t's shape and on its device
-    "ᾱ at t (a number, a list or a tensor); t = −1 is before all noise."
+    "ᾱ at t (a number, a list or a tensor); t = −1 is the clean volume."
     return self.table[_check_time(t, -1, self.steps) + 1].to(t.device if isinstance(t, Tensor) else 'cpu')
 
 @patch
@@ -85,7 +85,7 @@ def snr(self:NoiseSchedule, t)->Tensor: return self.at(t)/(1 - self.at(t))
 
 # %% ../nbs/20_diffusion.ipynb #bffa48e4
 class Prediction(NamedTuple):
-    "What a network predicts (a and s are α and σ), what follows from it, and the weight of its squared error."
+    "A prediction type (a and s are α and σ): its target, its conversions, and the weight of its squared error."
     target: Callable # (x0, noise, a, s)
     x0: Callable # (out, x_t, a, s)
     eps: Callable # (out, x_t, a, s)
@@ -115,7 +115,7 @@ class Diffusion:
     schedule: NoiseSchedule = NoiseSchedule()
     prediction: str = 'v' # one of `predictions`
     gamma: float = 5. # of Min-SNR-γ; 0: the plain squared error
-    floor: float = .1 # weights of times with less SNR are those of this SNR
+    floor: float = .1 # the smallest SNR that weights use
 
     def __post_init__(self):
         if self.prediction not in predictions:
@@ -175,11 +175,11 @@ def weight(self:Diffusion,
 # %% ../nbs/20_diffusion.ipynb #cb1e6da5
 @patch
 def loss(self:Diffusion,
-    out, # (B, …) the network's answer to x_t
-    x0, # (B, …) what x_t was made of …
-    noise, # (B, …) … and with
+    out, # (B, …) the network's output at x_t
+    x0, # (B, …) the clean volumes of x_t
+    noise, # (B, …) the noise in x_t
     t, # (B,) long
-    mask=None, # broadcasts to x0, bool or weights ≥ 0; where it is 0 nothing counts
+    mask=None, # broadcasts to x0, bool or weights ≥ 0; 0: the voxel does not count
 )->Tensor: # (B,)
     "Each sample's mean squared error over its mask, times the weight of its time; 0 where a mask is empty."
     if out.shape != x0.shape:
@@ -211,7 +211,7 @@ def step_pairs(
 
 # %% ../nbs/20_diffusion.ipynb #827aeaa4
 def _generators(seeds, stream):
-    "One generator a sample; streams of the same seed are independent."
+    "One generator per sample; streams of the same seed are independent."
     try:
         return [torch.Generator().manual_seed(int(np.random.SeedSequence(s, spawn_key=(stream,)).generate_state(1)[0]))
                 for s in seeds]
@@ -223,7 +223,7 @@ def _noise(generators, shape, device, dtype):
 
 def seeded_noise(
     shape, # of one sample, (C, D, H, W)
-    seeds, # one a sample: a whole number, or a tuple of them
+    seeds, # one per sample: an integer, or a tuple of them
     device=None,
 )->Tensor: # (len(seeds), *shape) float32, standard normal
     "Noise in which every sample depends on its own seed alone."
@@ -266,7 +266,7 @@ def _check_start(x, eta, seeds):
 
 # %% ../nbs/20_diffusion.ipynb #5246352f
 def _residual_gradient(loss, x_t):
-    "Of each sample's residual norm, with respect to x_t."
+    "Gradient of each residual norm with respect to x_t."
     if not loss.requires_grad:
         raise InputError('sample: guide needs the gradient of x̂0 with respect to x_t, '
                          'but denoise or guide cuts it (torch.no_grad, detach, or a constant)')
@@ -293,17 +293,17 @@ def _estimate(denoise, x_t, t, where, diffusion, clip, constrain, guide):
 # %% ../nbs/20_diffusion.ipynb #aaedcea6
 @torch.no_grad()
 def sample(
-    denoise, # (x_t (B, …), t (B,) long) → the answer that the prediction type asks for, (B, …)
+    denoise, # (x_t (B, …), t (B,) long) → the network's output, (B, …)
     x_T, # (B, …) float32, noise to begin with: `seeded_noise`
     diffusion, # `Diffusion` that the model was trained with
     steps=20, # 1 to T
-    eta=0., # 0: DDIM, nothing is drawn; 1: DDPM
+    eta=0., # 0: DDIM, deterministic; 1: DDPM
     spacing='trailing', # one of `spacings`
     clip=None, # of x̂0, in pixel space only: c for (−c, c), or (low, high), numbers or tensors
     constrain=None, # (x̂0, t) → x̂0 that agrees with a measurement
     guide=None, # x̂0 → (B,) squared residual
     guide_scale=1., # length of the guide's step, in units of x_t per unit of residual
-    seeds=None, # one a sample, for the noise of eta above 0; None: torch's own generator
+    seeds=None, # one per sample, for the noise of eta above 0; None: torch's own generator
     progress=False, # show a bar, from the third second on
 )->Tensor: # (B, …) x_0
     "Sample: walk from x_T to x_0."
@@ -326,7 +326,7 @@ def sample(
 # %% ../nbs/20_diffusion.ipynb #c007b2ea
 def timestep_embedding(
     t:Tensor, # (B,) times
-    dim:int, # numbers that describe one, at least 2
+    dim:int, # length of the embedding, at least 2
     steps=1000, # T
 )->Tensor: # (B, dim) float32, cosines then sines
     "Cosines and sines of a time, at wavelengths from 2π to nearly 20000π thousandths of T."

@@ -19,7 +19,7 @@ def ssim3d_loss(
     pred:Tensor, # (B, 1, D, H, W) model space
     target:Tensor, # (B, 1, D, H, W)
 )->Tensor: # 0 for equal volumes, up to 2
-    "1 - SSIM over 7³ windows; in float32 whatever the network computes in, since it subtracts nearly equal numbers."
+    "1 - SSIM over 7³ windows; always in float32, since it subtracts nearly equal numbers."
     dtype = torch.float64 if pred.dtype == torch.float64 else torch.float32
     return 1 - ssim(pred.to(dtype), target.to(dtype), 2.)
 
@@ -39,7 +39,7 @@ class ProjectionLoss(nn.Module):
 
     def forward(self,
         pred:Tensor, # (B, 1, D, H, W) model space
-        target:Tensor=None, # (B, 1, D, H, W), only used where there are no X-rays
+        target:Tensor=None, # (B, 1, D, H, W), only used if no X-rays are given
         xrays:Tensor=None, # (B, V, h, w) line integrals
         mask:Tensor=None, # (B, V, h, w) bool, True: use the ray
     )->Tensor:
@@ -89,7 +89,7 @@ class ReconstructionLoss(nn.Module):
     def forward(self,
         pred:Tensor, # (B, 1, D, H, W) model space, HU/1000
         target:Tensor, # (B, 1, D, H, W)
-        xrays:Tensor=None, # (B, V, h, w) line integrals; made from the target where they are needed and absent
+        xrays:Tensor=None, # (B, V, h, w) line integrals; made from the target if needed and absent
         mask:Tensor=None, # (B, V, h, w) bool, True: use the ray
     )->Tensor: # scalar
         return sum(self.weights[name]*value for name, value in self.parts(pred, target, xrays, mask).items())

@@ -44,7 +44,7 @@ def card(gpu): # (bytes, TFLOP/s in bf16, in float32)
 
 # %% ../nbs/38_memory.ipynb #020f6edf
 class Vetted:
-    "What `vet` found. `fits` says whether the card holds it, printing shows the tables."
+    "The result of `vet`. `fits` says whether the GPU can hold it; printing shows the tables."
     def __init__(self, model, tracker, plan, gpu):
         self.plan, self.gpu, self.advice, self.tracker = plan, gpu, [], tracker
         self.peak, self.moment, self.flops = tracker.peak, tracker.moment, tracker.flops
@@ -54,7 +54,7 @@ class Vetted:
         self.at_peak = [b for b in tracker.blocks if b.born <= tracker.at < b.died]
         self.saved = [b for b in tracker.blocks if b.kind == 'saved activations']
         self.parts = {k: sum(b.bytes for b in self.at_peak if b.kind == k) for k in kinds}
-        self.host = 3*self.weights['']*plan.offload       # weights and Adam's two means, in the computer's memory
+        self.host = 3*self.weights['']*plan.offload       # weights and Adam's two means, in host memory
         self.workspace = max(0, tracker.padded - tracker.peak)
         self.reserved = (1 + fragments)*self.peak         # by the allocator
         self.overhead = driver + fragments*self.peak
@@ -66,7 +66,7 @@ class Vetted:
 
 # %% ../nbs/38_memory.ipynb #b6813a84
 @patch
-def stages(self:Vetted, most=12): # [(module, bytes of weights, bytes saved by it, total alive at most while in it)]
+def stages(self:Vetted, most=12): # [(module, bytes of weights, bytes saved by it, largest total while in it)]
     "Memory by module; a module that saves more than a third of the total is split into its submodules."
     inside = lambda name, b: not name or b.path == name or b.path.startswith(name + '.')
     size = lambda name: sum(b.bytes for b in self.saved if inside(name, b))
@@ -166,7 +166,7 @@ optimizers = dict(  # one parameter at a time, as fastai's
 # %% ../nbs/38_memory.ipynb #0f398314
 @dataclass
 class Plan:
-    "How a step is run: what `vet` takes."
+    "How a step is run: `vet`'s arguments."
     train: bool = True
     optimizer: object = 'adam'
     precision: str = 'float32'
@@ -237,15 +237,15 @@ def vet(
     keep_grads=True, # gradients stay between the steps (fastai, and accumulation); False: set to None before each
     copies=0, # further copies of the weights; a moving average is one
     offload=False, # the optimizer is on the host
-    device='cuda', # 'cpu': chunks and types as they are there
-    advise=True, # if it doesn't fit: try what would
+    device='cuda', # 'cpu': chunks and types as on a CPU
+    advise=True, # if it doesn't fit: try changes
 ): # a `Vetted`
     "Run one step without data and predict its peak memory."
     if precision not in ('float32', 'bf16'):
         raise InputError(f"vet: precision={precision!r}; there are 'float32' and 'bf16'")
     if not (optimizer is None or callable(optimizer) or optimizer in optimizers):
         raise InputError(f'vet: optimizer={optimizer!r} is not known. Give {", ".join(optimizers)}, None or a function')
-    card(gpu)  # refuses what it doesn't know, before the work
+    card(gpu)  # refuses an unknown GPU before the work
     plan = Plan(train, optimizer, precision, checkpointing, keep_grads, offload, copies, device)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fake = without_data(model, mode)
@@ -279,7 +279,7 @@ def _line_of(e): # where in this library an error came from
 
 # %% ../nbs/38_memory.ipynb #033e11f9
 class Offloaded:
-    "An optimizer whose state and update are in the computer's memory; weights and gradients stay on the card."
+    "An optimizer whose state and update are in host memory; weights and gradients stay on the GPU."
     def __init__(self,
         params, # of the model, on any device
         make=torch.optim.Adam, # a function from a list of parameters to an optimizer

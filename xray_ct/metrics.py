@@ -25,7 +25,7 @@ def _range(data_range):
 def psnr(
     pred, # tensor or array, any shape
     truth, # the same shape
-    data_range, # the span of values that counts as everything, the same for all cases
+    data_range, # the span of the values, the same for all cases
     axes=None, # None: one number over everything; else the axes to average the squared error over
 ): # dB, float64; 100 where there is no error
     "Peak signal-to-noise ratio."
@@ -98,7 +98,7 @@ def body_mask(
     return ~outside[beside]
 
 def tissue_bias(pred, truth):
-    # (D, H, W) HU arrays → {'bias_hu_lung': mean of pred - truth over the truth's lung, …}; None where there is none
+    # (D, H, W) HU arrays → {'bias_hu_lung': mean of pred - truth over the truth's lung, …}; None if there is none
     masks = {name: (truth >= low) & (truth < high) for name, (low, high) in TISSUES.items()}
     return {f'bias_hu_{name}': float((pred[m] - truth[m]).mean(dtype=np.float64)) if m.any() else None
             for name, m in masks.items()}
@@ -108,7 +108,7 @@ BONE, AIR_FILLED = 200, -500 # HU: bone from here up, air-filled space below
 
 def dice(
     a, b, # bool arrays of one shape
-): # 0 … 1; None where both are empty
+): # 0 … 1; None if both are empty
     "Dice's overlap of two masks (1945)."
     total = int(a.sum()) + int(b.sum())
     return 2*int((a & b).sum())/total if total else None
@@ -127,7 +127,7 @@ def edge_scores(
     pred, truth, # (D, H, W) HU
     body, # (D, H, W) bool
     steepest=.1, # share of the body's voxels that count as edges
-)->dict: # edge_sharpness, edge_match: 1 for the truth itself; None where the truth has no edge
+)->dict: # edge_sharpness, edge_match: 1 for the truth itself; None if the truth has no edge
     "The prediction's gradient at the truth's edges, against the truth's."
     slope = lambda v: np.stack([np.gradient(v, axis=k)[body] for k in range(3)]).astype(np.float64)  # (3, n) HU a voxel
     dp, dt = slope(pred), slope(truth)
@@ -152,7 +152,7 @@ def _volume(v, name): # Volume, array or tensor, leading axes of size 1 allowed 
     return v
 
 def on_one_grid(pred, truth): # Volumes, arrays or tensors in HU → two float32 arrays, was the truth resampled?
-    "Both on the prediction's grid."
+    "Two volumes on the prediction's grid."
     p, t = _volume(pred, 'the prediction'), _volume(truth, 'the truth')
     moved = False
     if isinstance(p, Volume) and isinstance(t, Volume):
@@ -170,7 +170,7 @@ def on_one_grid(pred, truth): # Volumes, arrays or tensors in HU → two float32
 
 # %% ../nbs/22_metrics.ipynb #30698585
 def _ssim64(p, t, R, dims=3, mask=None, slab=32): # float32 (D, H, W) → mean SSIM of the windows centred in a mask
-    "In float64, some slices at a time: float32 costs 1e-5, and a whole body in doubles would fill the memory."
+    "In float64, some slices at a time: float32 errs by 1e-5, and a whole body in doubles would fill the memory."
     total, n, edge = 0., 0, 3 if dims == 3 else 0
     for a in range(0, max(1, len(p) - 2*edge), slab):
         s = ssim_map(*(v[a:a + slab + 2*edge].double() for v in (p, t)), R, dims)

@@ -18,7 +18,7 @@ from .files import InputError, staged
 from .volume import Window
 
 # %% ../nbs/29_pictures.ipynb #f79e53da
-ink, faint = '#222222', '#8a8a8a'  # text; what should stay in the background
+ink, faint = '#222222', '#8a8a8a'  # text; background
 # Okabe & Ito 2008: told apart by every kind of colour vision
 hues = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 
@@ -240,7 +240,7 @@ def show_error(ax,
     indices, # slices, left to right
     error_range=500., # HU at the ends of the scale
 ):
-    "Signed errors on the one scale; `error_bar` draws it."
+    "Signed errors on the fixed scale; `error_bar` draws it."
     return show_planes(ax, difference, spacing, plane, indices, -error_range, error_range, error_map, False, False)
 
 def error_bar(fig, drawn, box, error_range):

@@ -22,7 +22,7 @@ def check_precision(
     asked:str, # 'auto', 'float32' or 'bf16'
     device:torch.device=torch.device('cpu'), # where the run is trained
 )->None:
-    "Refuse a precision that is not known, or that the device does not have."
+    "Refuse a precision that is unknown, or that the device does not support."
     if asked not in PRECISIONS:
         raise InputError(f'precision={asked}: is unknown. Choose from {", ".join(PRECISIONS)}')
     if asked == 'bf16' and device.type == 'cuda' and not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -32,7 +32,7 @@ def check_precision(
 def training_device(
     asked:str='auto', # 'auto', 'cpu', 'cuda' or 'cuda:1'
 )->torch.device:
-    "A card where there is one, or the device that is asked for; one that isn't there is refused."
+    "The GPU if there is one, or the requested device; a missing device is refused."
     cards = [f'cuda:{i}' for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     if asked == 'auto': return torch.device('cuda' if cards else 'cpu')
     there = ['cpu', *['cuda'][:len(cards)], *cards]
@@ -68,7 +68,7 @@ def seconds_of(
     step:Callable, # () → None
     device:torch.device,
 )->float: # s
-    "How long one call takes: processor time on a CPU, elapsed time on a card."
+    "How long one call takes: processor time on a CPU, elapsed time on a GPU."
     clock = time.process_time if device.type == 'cpu' else time.perf_counter
     wait = torch.cuda.synchronize if device.type == 'cuda' else lambda: None
     wait(); start = clock()
@@ -81,10 +81,10 @@ def choose_precision(
     step:Callable, # (precision) → None; one training step in it
     device:torch.device,
     repeats:int=3, # timed steps of each, after one that is not timed
-    worth:float=1.15, # bfloat16 must be so many times as fast
-    short:float=.25, # s; a shorter step stays in float32: nothing is gained, and the clock would decide by chance
-    patience:float=60., # s; where one takes a quarter of that, it is timed once
-)->dict: # precision: 'float32' or 'bf16'; why; seconds: of a step, where they were taken
+    worth:float=1.15, # bfloat16 must be this many times as fast
+    short:float=.25, # s; a shorter step stays in float32: no gain, and timing noise would decide
+    patience:float=60., # s; a step longer than a quarter of it is timed once
+)->dict: # precision: 'float32' or 'bf16'; why; seconds: of a step, if timed
     "The precision of a run, and why."
     check_precision(asked, device)
     if asked != 'auto': return dict(precision=asked, why='asked for')
@@ -109,8 +109,8 @@ def choose_precision(
 def choose_passes(
     minutes, # length of the run
     seconds, # of one pass through the training patients
-    share=12, # an epoch is this part of the run …
+    share=12, # an epoch takes 1/share of the run …
     longest=300., # s; … but not longer
 )->int:
-    "Times an epoch of a run of minutes goes through the training patients."
+    "How often an epoch goes through the training patients."
     return max(1, round(min(60*minutes/share, longest)/max(seconds, 1e-9)))

@@ -15,7 +15,7 @@ from .files import InputError
 
 # %% ../nbs/39_provenance.ipynb #433f6083
 def revision():
-    "The git revision of the code, with '+changes' where the working tree differs; None where unknown."
+    "The git revision of the code, with '+changes' if the working tree differs; None if unknown."
     folder = Path(__file__).parent if '__file__' in globals() else Path.cwd()
     def git(*args): return subprocess.run(['git', '-C', str(folder), *args], capture_output=True, text=True, timeout=10)
     try: head, status = git('rev-parse', '--short=12', 'HEAD'), git('status', '--porcelain', '--untracked-files=no')
@@ -26,7 +26,7 @@ def revision():
 def versions(
     names=('xray_ct', 'torch', 'fastai', 'monai', 'numpy', 'SimpleITK', 'pydicom'),
 ):
-    "{package: version} of those that are installed."
+    "{package: version} of the installed ones."
     found = {}
     for n in names:
         try: found[n] = metadata.version(n)
@@ -49,7 +49,7 @@ def hardware():
 
 def provenance(
     seed=None, # of the run
-    command=None, # what was typed; the running program's arguments by default
+    command=None, # the command line; by default the running program's
     **more, # anything else worth keeping
 ) -> dict:
     "Everything needed to repeat a run, and nothing about who ran it."
@@ -61,7 +61,7 @@ def provenance(
 
 # %% ../nbs/39_provenance.ipynb #9186ef2c
 def signed(
-    row, # what a result file holds; `parts` or `patients`: part → list of patients
+    row, # contents of a result file; `parts` or `patients`: part → list of patients
     name, # of the file, for the message
 ) -> dict: # the row
     "Refuse a result without revision, or with a patient in two parts."

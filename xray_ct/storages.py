@@ -23,7 +23,7 @@ from .files import InputError
 # %% ../nbs/24_storages.ipynb #bea6a362
 @dataclass
 class Block:
-    "A storage: from when to when (ticks of the tracker's clock), and who made it."
+    "A storage: its lifetime (ticks of the tracker's clock) and origin."
     bytes: int
     shape: tuple
     dtype: str
@@ -40,7 +40,7 @@ kinds = ('parameters', 'buffers', 'inputs', 'gradients', 'optimizer state',
 
 # %% ../nbs/24_storages.ipynb #571d99e2
 class Tracker(TorchDispatchMode):
-    "Counts the bytes of all storages alive, and keeps the book of them."
+    "Counts the bytes of all live storages, and records each storage."
     def __init__(self, model=None):
         super().__init__()
         self.names = {id(m): n for n, m in model.named_modules()} if model is not None else {}
@@ -49,7 +49,7 @@ class Tracker(TorchDispatchMode):
         self.phase, self.moment, self.asked, self.faking = 'setup', ('setup', '', ''), Counter(), False
 
     def see(self, t:Tensor, kind='temporary', where=('', '')): # → its Block
-        "Write a tensor's storage down, unless it is known."
+        "Record a tensor's storage, unless it is known."
         s = t.untyped_storage()
         key = s._cdata
         if key in self.alive: return self.alive[key][0]
@@ -76,7 +76,7 @@ class Tracker(TorchDispatchMode):
 _aten = torch.ops.aten
 _not_the_model = '/xray_ct/storages.py', '/xray_ct/memory.py', '/xray_ct/blocks/recompute.py'
 
-def calling_line(frame): # 'models/direct.py:115': the innermost line of this library, else of whoever called PyTorch
+def calling_line(frame): # 'models/direct.py:115': the innermost line of this library, else of PyTorch's caller
     caller = ''
     while frame:
         name = frame.f_code.co_filename.replace('\\', '/')
@@ -107,23 +107,23 @@ def __torch_dispatch__(self:Tracker, func, types, args=(), kwargs=None):
     if self.phase == 'setup': return out
     if count := flop_registry.get(func._overloadpacket): self.flops += count(*args, **kwargs, out_val=out)
     if func._overloadpacket in (_aten.convolution, _aten.convolution_backward):
-        # what it reads and writes, once more in the layout that it likes
+        # its input and output, copied to its own layout
         volumes = (args[0], out) if func._overloadpacket is _aten.convolution else args[:2]
         self.padded = max(self.padded, self.total + sum(t.numel()*t.element_size() for t in volumes))
     return out
 
 @patch
 def _adds_gradients(self:Tracker, func, args):
-    "Autograd adds a second gradient in place where nobody else holds the first, but not under a dispatch mode."
+    "Autograd adds a second gradient in place if nothing else holds the first, but not under a dispatch mode."
     return (func is _aten.add.Tensor and self.phase == 'backward' and not self.stack
             and all(isinstance(a, Tensor) for a in args)
             and args[0].shape == args[1].shape and args[0].dtype == args[1].dtype
-            and hasattr(args[0], '_use_count') and args[0]._use_count() <= 4)  # more: somebody else holds it
+            and hasattr(args[0], '_use_count') and args[0]._use_count() <= 4)  # more: it is held elsewhere
 
 # %% ../nbs/24_storages.ipynb #07d4045e
 @patch
 def start(self:Tracker, phase):
-    "Enter 'forward', 'backward' or 'optimizer'; what the forward pass leaves alive was saved for the backward one."
+    "Enter 'forward', 'backward' or 'optimizer'; storages alive after the forward pass are its saved activations."
     if phase == 'forward': self.peak, self.at, self.inside = self.total, self.clock, {}
     if phase == 'backward':
         for b, _ in self.alive.values():
@@ -146,7 +146,7 @@ def __exit__(self:Tracker, *error):
 
 # %% ../nbs/24_storages.ipynb #0e5b6137
 class LikeCuda(TorchFunctionMode):
-    "Fake tensors say that they aren't on a CPU; autocast keeps what CUDA does in float32: norms, sums, losses, …"
+    "Fake tensors say that they aren't on a CPU; autocast uses float32 where CUDA does: norms, sums, losses, …"
     float32 = set("""acos asin cosh erfinv exp expm1 log log10 log2 log1p reciprocal rsqrt sinh tan pow __pow__ __rpow__
         softplus layer_norm rms_norm group_norm cosine_similarity nll_loss kl_div l1_loss smooth_l1_loss huber_loss
         mse_loss binary_cross_entropy_with_logits dist cdist renorm logsumexp interpolate upsample prod softmax
@@ -162,14 +162,14 @@ class LikeCuda(TorchFunctionMode):
         return func(*args, **kwargs)
     def __enter__(self):
         FakeTensor.is_cpu = property(lambda t: False)
-        return super().__enter__()  # chunks are larger on a card
+        return super().__enter__()  # chunks are larger on a GPU
     def __exit__(self, *error):
         del FakeTensor.is_cpu
         return super().__exit__(*error)
 
 # %% ../nbs/24_storages.ipynb #588d65eb
 class Constants(TorchDispatchMode):
-    "Over a `FakeTensorMode`: what depends on neither parameters nor inputs (a projector's tables) keeps its numbers."
+    "Over a `FakeTensorMode`: tensors independent of parameters and inputs (a projector's tables) keep numbers."
     def __init__(self, small=2**16): # elements that a new tensor may have and still be a constant
         super().__init__()
         self.small, self.asked = small, Counter()
@@ -195,7 +195,7 @@ def without_data(
         try:
             with mode, Constants(): made = model()
         except InputError: raise
-        except Exception: made = model()  # it looks at numbers while it is built: then they are needed
+        except Exception: made = model()  # building it needs numbers
         model = made
     fake, memo = lambda t: torch.empty_strided(t.size(), t.stride(), dtype=t.dtype), {}
     with mode:

@@ -56,8 +56,8 @@ def find_steps(
     vol:Volume, # HU
     flat=.08, # a plateau changes by less than this share of the step
     longest=6, # jumps of a step
-)->tuple: # row, column, depth in slices, Q; one entry a step
-    "Columns of voxels where one plateau gives way to another."
+)->tuple: # row, column, depth in slices, Q; one entry per step
+    "Columns of voxels with a step from one plateau to another."
     a, n = vol.array, vol.shape[0]
     inside = a[::max(1, n//40), ::4, ::4]
     noise = np.median(abs(np.diff(inside, axis=0))[inside[1:] > -900]) if (inside[1:] > -900).any() else 0.
@@ -68,7 +68,7 @@ def find_steps(
 
 def sharpest(
     width:float, # of a slab, in spacings of the slices
-    flat=.3, # as `find_steps` has it
+    flat=.3, # as in `find_steps`
 )->float: # Q; 0 where no step would be found
     "The largest Q that a slab can give, wherever the surface lies."
     depth = np.linspace(11, 12, 101)
@@ -112,15 +112,15 @@ def _slope(maps, r, c, e, dy, dx, reach): # slices a pixel; infinite where a nei
 # %% ../nbs/25_thickness.ipynb #49897b7f
 @dataclass(frozen=True)
 class SliceWidth:
-    "How wide the slice profile is, as the surfaces of the series show it; widths in mm."
+    "The width of the slice profile, measured at the surfaces of the series; in mm."
     spacing: float # of the slices
     borders: int = 0 # between two slices, crossed by surfaces
     steps: int = 0 # columns of voxels
     sharpness: float = math.nan # mean Q
     error: float = math.nan # of it, one standard deviation
-    box: float = math.nan # thickness of the slab that would give it
-    gaussian: float = math.nan # full width at half maximum of the bell that would give it
-    low: float = 0. # the profile, seen as a slab, lies between these
+    box: float = math.nan # thickness of the slab that would give Q
+    gaussian: float = math.nan # full width at half maximum of the Gaussian that would give Q
+    low: float = 0. # bounds of the thickness of a slab
     high: float = math.inf
 
     @property
@@ -138,7 +138,7 @@ class SliceWidth:
 # %% ../nbs/25_thickness.ipynb #40257b09
 def measure_width(
     vol:Volume, # HU, slices along the first axis
-    slices=64, # look at so many in the middle, at most
+    slices=64, # use at most this many, in the middle
 )->SliceWidth:
     "Measure the width of the slice profile by the steps of a series."
     s, n = vol.spacing[0], vol.shape[0]
@@ -158,7 +158,7 @@ def measure_width(
     high = math.inf if len(possible) == 59 else max(possible)*s
     return SliceWidth(s, len(Q), int(steps_at.sum()), float(Q.mean()), high=high)
 
-def _borders(steps, least=5): # border and Q of each step → mean Q and number of steps of each border that has a few
+def _borders(steps, least=5): # border and Q of each step → mean Q and number of steps of each border with enough
     border, Q = steps
     kinds, at, count = np.unique(border, return_inverse=True, return_counts=True)
     means = np.bincount(at, Q, len(kinds))/np.maximum(count, 1) if len(kinds) else np.zeros(0)
@@ -169,7 +169,7 @@ def agrees(
     width:SliceWidth, # of `measure_width`
     thickness:float, # mm, to be tested
 )->bool|None: # None: the series cannot tell
-    "Does the thickness fit what the series shows?"
+    "Does the thickness agree with the series?"
     if not width.known: return False if thickness > 1.01*max(width.high, width.spacing) else None
     s, gap = width.spacing, max(0., width.spacing - thickness)
     low = .8*thickness - .25*gap - (.1*s if thickness < 1.25*s else 0.)
@@ -182,19 +182,19 @@ class Thickness:
     mm: float
     source: str # in words
     width: SliceWidth # measured
-    tag: float|None = None # mm, as the file says it
-    confirmed: bool = False # the series itself shows it
+    tag: float|None = None # mm, from the file
+    confirmed: bool = False # confirmed by the series itself
     assumed: tuple = () # sentences
     warnings: tuple = () # sentences
 
     @property
-    def reach(self): # mm, or None: the end slabs are known to reach further than half a spacing
+    def reach(self): # mm if the end slabs are known to exceed half a spacing, else None
         return self.mm if self.confirmed and self.mm > 1.25*self.width.spacing else None
 
 def stated_thickness(
     vol:Volume, # a thick series
-)->tuple: # mm or None where it is missing or nonsense, the tag as it stands in the file
-    "SliceThickness as the file says it."
+)->tuple: # mm or None if it is missing or invalid, the tag as stored in the file
+    "SliceThickness as stored in the file."
     said = vol.meta.get('SliceThickness')
     fits = isinstance(said, (int, float)) and not isinstance(said, bool) and 0 < said < math.inf
     return (float(said) if fits else None), said
@@ -202,7 +202,7 @@ def stated_thickness(
 # %% ../nbs/25_thickness.ipynb #2b81f581
 def check_thickness(
     vol:Volume, # a thick series, HU
-    thickness=None, # mm, where you know better than the file
+    thickness=None, # mm, overrides the file
     measure=True, # compare with the series; else the tag is believed
 )->Thickness:
     "Find the thickness of the slabs, and test it against the series."
@@ -254,8 +254,8 @@ def _suggestion(width):
 
 def slab_thickness(
     vol:Volume, # a thick series
-    thickness=None, # mm, where you know better than the file
-)->tuple: # mm, where it is from
+    thickness=None, # mm, overrides the file
+)->tuple: # mm, its source
     "The thickness of the slabs as the file says it, untested."
     found = check_thickness(vol, thickness, measure=False)
     return found.mm, found.source

@@ -43,10 +43,10 @@ class MBConv3d(nn.Module):
     "Inverted bottleneck: expand, depthwise convolution, squeeze-and-excite, project; starts as the identity."
     def __init__(self,
         ni:int, nf:int,  # channels in and out
-        expand:int=4,    # times as wide in the middle
+        expand:int=4,    # expansion of the channels
         kernel:int=3,    # of the depthwise convolution, odd
         stride:int=1,    # 2 halves the grid
-        squeeze:float=.25, # of the channels in; 0: no squeeze-and-excite
+        squeeze:float=.25, # share of the input channels; 0: no squeeze-and-excite
     ):
         super().__init__()
         if kernel % 2 == 0: raise InputError(f'MBConv3d: kernel={kernel} has no middle. Give an odd one.')
@@ -63,11 +63,11 @@ class MBConv3d(nn.Module):
 
 # %% ../../nbs/36_cnn.ipynb #058eb248
 class EfficientNet3D(nn.Module):
-    "MBConv stages, each at half the grid of the one before, and a feature pyramid back to the grid that came in."
+    "MBConv stages, each at half the previous grid, and a feature pyramid back to the input's grid."
     def __init__(self,
         ni:int,              # channels in
         widths=(32, 64, 96), # channels of the stages, finest first; each further one halves the grid
-        blocks=1,            # MBConv blocks a stage: a number, or one for each
+        blocks=1,            # MBConv blocks per stage: one number, or a sequence
         out:int=None,        # channels of every map of the pyramid; default the first width
         expand:int=4,        # of the blocks
         kernel:int=3,
@@ -93,7 +93,7 @@ class EfficientNet3D(nn.Module):
 def pyramid(self:EfficientNet3D,
     x:Tensor, # (B, ni, D, H, W), any size
 )->list: # of (B, out_channels, ⌈D/2ⁱ⌉, ⌈H/2ⁱ⌉, ⌈W/2ⁱ⌉), finest first
-    "Down through the stages, and up again with what the coarser ones saw."
+    "Down through the stages, and up again, adding the coarser maps."
     h, maps = self.stem(x), []
     for stage in self.stages:
         h = stage(h)
@@ -148,7 +148,7 @@ def forward(self:HybridCNNViTFusion,
 # %% ../../nbs/36_cnn.ipynb #5e4dbc57
 def conv_of_parts(
     layer, # `nn.Conv3d` of as many channels as all parts have
-    parts, # list of (B, C_i, D, H, W); a part with one row (or column) where the first has many stays the same along it
+    parts, # list of (B, C_i, D, H, W); a part with one row (or column) where the first has many is constant along it
 )->Tensor: # (B, C', D, H, W)
     "The convolution of the concatenated parts, without concatenating them."
     shape, kernels = parts[0].shape[2:], layer.weight.split([p.shape[1] for p in parts], 1)
@@ -160,7 +160,7 @@ def conv_of_parts(
 
 # %% ../../nbs/36_cnn.ipynb #b2507c57
 class ResidualDenseBlock3d(nn.Module):
-    "Dense layers, merged and added to what came in; the identity at the start, and always where nothing grows."
+    "Dense layers, merged and added to the input; the identity at the start, and always if growth is 0."
     def __init__(self,
         channels:int, # in and out
         growth:int,   # channels that each layer adds; 0: the identity
@@ -184,7 +184,7 @@ class ResidualDenseBlock3d(nn.Module):
 def conv_constant(
     x:Tensor,      # (B, C, D, 1, W), or (B, C, D, H, 1)
     kernel:Tensor, # (C', C, 3, 3, 3), or (C', C, 1, 1, 1)
-    axis:int,      # 3 or 4: along which x stays the same
+    axis:int,      # 3 or 4: along which x is constant
     n:int,         # voxels there
 )->Tensor: # (B, C', D, H, W)
     "A zero-padded convolution of x repeated n times."
@@ -218,7 +218,7 @@ class _InPieces(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        saved = ctx.saved_tensors  # once: a checkpoint around all of this unpacks no more
+        saved = ctx.saved_tensors  # once: an outer checkpoint allows no second read
         inputs = [t.detach().requires_grad_(needed) for t, needed in zip(saved[:ctx.n], ctx.needs_input_grad[3:])]
         # the parameters as they are, since f holds them
         wanted = [t for t in (*inputs, *ctx.params) if t.requires_grad]
@@ -246,11 +246,11 @@ def _side_by_side(pieces, outs): # of tuples of maps, one a piece → a tuple of
 def in_pieces(
     f,       # ((a, b), *inputs) → tuple of maps (B, C, b − a, H, W): the slices a to b of the results
     depth:int, # slices of the results
-    slab:int,  # at a time; 0: all at once
+    slab:int,  # slices at a time; 0: all
     inputs,  # tensors that f reads
     params=(), # parameters that f uses
 )->tuple: # of (B, C, depth, H, W)
-    "The slices of f, a slab at a time; in training each slab is computed again for its gradient."
+    "Compute f slab by slab; in training each slab is recomputed for its gradient."
     if not slab or slab >= depth: return f((0, depth), *inputs)
     pieces = [(a, min(a + slab, depth)) for a in range(0, depth, slab)]
     if not torch.is_grad_enabled(): return _side_by_side(pieces, (f(piece, *inputs) for piece in pieces))
@@ -274,14 +274,14 @@ class FusionStage(nn.Module):
     by_block = False  # its parts are called one by one
     def __init__(self,
         channels:int,  # of its features
-        pictures:int,  # channels of a picture's features …
-        lifted:int,    # … and of what is lifted of them
+        pictures:int,  # channels of a picture's features
+        lifted:int,    # channels after reduction, which are lifted
         views:int,     # pictures
-        guides:int,    # channels known at every voxel
+        guides:int,    # guide channels
         coarser=(),    # channels of each map on a coarser grid
         rdbs:int=1, growth:int=8, layers:int=3, # residual dense blocks
         refine:int=0,  # channels of a convolution before the head; 0: the head alone
-        checkpoint:bool=False, # compute each part again for its gradient; of use where there are no slabs
+        checkpoint:bool=False, # recompute each part for its gradient; useful without slabs
     ):
         super().__init__()
         self.views, self.checkpoint, n, m = views, checkpoint, channels, refine or channels
@@ -309,7 +309,7 @@ def set_geometry(self:FusionStage,
     geometry, # `Geometry` of the pictures
     shape,    # (D, H, W) of the stage's grid, over the same field
 )->FusionStage:
-    "Where each voxel falls on each picture."
+    "Tabulate each voxel's position on each picture."
     for v, grid in enumerate(places(geometry, shape)[0]):
         same = [axis for axis in (1, 2) if torch.equal(grid.narrow(axis, 0, 1).expand_as(grid), grid)]
         grid = (grid.narrow(same[0], 0, 1) if same else grid).contiguous()
@@ -318,13 +318,13 @@ def set_geometry(self:FusionStage,
 
 @patch
 def pictures(self:FusionStage, f, shape)->list: # of (B, L, h, w), one a view
-    "The maps (B, V, C, h, w), brought near to the stage's resolution and to its few channels."
+    "The maps (B, V, C, h, w), pooled to about the stage's resolution and reduced to few channels."
     k = max(1, min(f.shape[-2:])//max(shape))
     return [self.reduce(F.avg_pool2d(v, k) if k > 1 else v) for v in f.unbind(1)]
 
 @patch
 def merge_coarser(self:FusionStage, coarser)->list: # of one (B, C, D', H', W'), or of none
-    "The coarser maps together, on the grid of the last of them."
+    "The sum of the coarser maps, on the grid of the last one."
     if not coarser: return []
     shape, out = coarser[-1].shape[2:], self.skips[-1](coarser[-1])
     for skip, h in zip(self.skips[:-1], coarser):
@@ -337,14 +337,14 @@ FusionStage.under = FusionStage.merge_coarser  # until 0.3
 @patch
 def slices(self:FusionStage,
     piece,      # (a, b)
-    *inputs,    # of each view, (B, L, h, w) reduced features; then, if there is anything coarser, (B, C, D', H', W')
+    *inputs,    # of each view, (B, L, h, w) reduced features; then, if there are coarser maps, (B, C, D', H', W')
     guides,     # (B, G, D, H, W)
     last=False, # will nobody read the features?
 )->tuple: # correction (B, 1, b − a, H, W); unless `last`, features (B, C, b − a, H, W)
-    "A part of the stage, from the whole of what is coarser or flat."
+    "Some slices of the stage, from whole coarser or flat inputs."
     (a, b), V, D = piece, self.views, guides.shape[2]
     low, high = max(0, a - self.halo), min(D, b + self.halo)
-    def fuse(*inputs): # in one convolution, without laying anything side by side
+    def fuse(*inputs): # one convolution without concatenation
         parts = [enlarged(under, D//under.shape[2], low, high) for under in inputs[V:]] + [guides[:, :, low:high]]
         return F.silu(conv_of_parts(self.fuse, parts + [
             sample_at(p, getattr(self, f'grid_{v}')[low:high]) for v, p in enumerate(inputs[:V])]))

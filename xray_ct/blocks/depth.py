@@ -22,7 +22,7 @@ from ..projector import Projector
 depth_regions = dict(anterior=(0., .25), mid=(.25, .75), posterior=(.75, 1.))
 
 class ResolutionDepthPriors(nn.Module):
-    "The share of each depth region that every slice covers, at any depth."
+    "Each slice's share of each depth region, for any number of slices."
     named = 64, 128, 256, 512, 604 # depths in use: the cascade's stages and a whole chest in 1 mm slices
 
     def __init__(self,
@@ -36,7 +36,7 @@ class ResolutionDepthPriors(nn.Module):
         self.register_buffer('weights', (covered/(b-a)).float(), persistent=False)                  # (3, depth)
 
     def forward(self,
-        mix:Tensor, # (..., 3, h, w) logits: how much of each region a pixel holds
+        mix:Tensor, # (..., 3, h, w) logits of each pixel's mixture of regions
     )->Tensor: # (..., depth, h, w), sums to one along depth
         "A pixel's distribution over depth: a softmax mixture of the three regions."
         return torch.einsum('...rhw,rd->...dhw', mix.softmax(-3), self.weights)
@@ -45,8 +45,8 @@ class ResolutionDepthPriors(nn.Module):
 def places(
     geometry,  # `Geometry`
     vol_shape, # (D, H, W) of a grid over its field
-): # (V, D, H, W, 2) column and row in [-1, 1], as `grid_sample` counts; (V, D, H, W) depth, 0 nearest the source
-    "Where each voxel's centre falls on each picture, and how far along the ray."
+): # (V, D, H, W, 2) column and row in [-1, 1], as in `grid_sample`; (V, D, H, W) depth, 0 nearest the source
+    "Each voxel centre's position on each picture, and its depth along the ray."
     at = [geometry.detector_coords(view, vol_shape) for view in geometry.views]
     unit = lambda t, n: ((2*t + 1)/n - 1).expand(vol_shape)
     grid = [torch.stack([unit(u, geometry.det_shape[1]), unit(v, geometry.det_shape[0])], -1) for u, v, _ in at]
@@ -56,7 +56,7 @@ def sample_at(
     features:Tensor, # (B, C, h, w) of one view, any resolution: the map covers the detector
     grid:Tensor,     # (D, H, W, 2) of `places`, or a part of it
 )->Tensor: # (B, C, D, H, W)
-    "Bilinear; zero outside the picture. In float32: half a float misplaces voxels."
+    "Bilinear; zero outside the picture. In float32: half precision misplaces voxels."
     D, H, W = grid.shape[:3]
     out = F.grid_sample(
         features.to(grid.dtype), grid.reshape(1, D, H*W, 2).expand(len(features), -1, -1, -1), align_corners=False)
@@ -64,7 +64,7 @@ def sample_at(
 
 # %% ../../nbs/34_depth.ipynb #3ba75014
 class Lift(nn.Module):
-    "Features of every picture, sampled where each voxel's centre falls on it along that view's own rays."
+    "Features of every picture, sampled where that view's rays project each voxel's centre."
     def __init__(self,
         geometry,        # `Geometry`: where the pictures were taken from
         vol_shape=None,  # (D, H, W) of the lifted grid, over the same field; default the geometry's own
@@ -93,10 +93,10 @@ def _region(t):
 @patch
 def forward(self:Lift,
     features:Tensor,     # (B, V, C, h, w), any resolution: the map covers the detector
-    # (B, V, K, h, w) logits: how much of each depth region a pixel holds; None: evenly along the ray
+    # (B, V, K, h, w) logits of each pixel's mixture of depth regions; None: even along the ray
     mix:Tensor=None,
     regions:Tensor=None, # (B, V, K, D, H, W) density of each region at every voxel; default the fixed ones
-    weights:Tensor=None, # (B, V, n, h, w) in place of regions: each pixel's own weights of n depths, summing to one
+    weights:Tensor=None, # (B, V, n, h, w) instead of regions: each pixel's own weights at n depths, summing to one
 )->Tensor: # (B, V, C, D, H, W)
     "Bilinear; zero outside the picture; times the pixel's depth density, if given (1 on average along a ray)."
     V = len(self.grid)
@@ -116,7 +116,7 @@ def forward(self:Lift,
 
 @patch
 def density(self:Lift, weights)->Tensor: # (B, V, n, h, w) → (B, V, 1, D, H, W), 1 on average along a ray
-    "A pixel's weights of n depths, read at every voxel: linear between the depths, too."
+    "A pixel's weights at n depths, interpolated at every voxel, also linearly in depth."
     place = torch.cat([self.grid, 2*self.along[..., None] - 1], -1)                                # (V, D, H, W, 3)
     sample = lambda w, g: F.grid_sample(
         w[:, None].to(g.dtype), g.expand(len(w), -1, -1, -1, -1), padding_mode='border', align_corners=False)
@@ -126,13 +126,13 @@ def density(self:Lift, weights)->Tensor: # (B, V, n, h, w) → (B, V, 1, D, H, W
 Boundaries = namedtuple('Boundaries', 'mean std') # (..., K-1) each, depth 0–1
 
 class LearnableDepthBoundaries(nn.Module):
-    "Where one depth region ends and the next begins, for each patient, with standard deviations; always in order."
+    "Each patient's boundaries between depth regions, always in order, with standard deviations."
     def __init__(self,
         ni:int,          # channels of the pooled features
         prior=tuple(b - a for a, b in depth_regions.values()), # thickness of the regions, sums to 1
         std:float=.02,   # of every boundary at the start, as a share of the depth
         floor:float=.05, # no region gets thinner
-        std_range=(1e-4, .1), # a standard deviation of zero would be a division by it
+        std_range=(1e-4, .1), # zero would be a division by zero
     ):
         super().__init__()
         p, K = torch.tensor(prior), len(prior)
@@ -192,7 +192,7 @@ def region_density(
     along:Tensor, # (V, D, H, W) depth of every voxel: `Lift.along`
     b,            # `Boundaries` of (B, V, K-1)
 )->Tensor: # (B, V, K, D, H, W), for `Lift(…, regions=…)`
-    "Each region's probability at every voxel over its mean along the depth."
+    "Each region's probability at every voxel, divided by its mean along the depth."
     m = region_masks(along.flatten(1)[:, None], b)                                          # (B, V, K, D·H·W)
     return (m/region_shares(1, b).to(m)).unflatten(-1, along.shape[1:])
 

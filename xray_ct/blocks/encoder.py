@@ -18,7 +18,7 @@ from ..geometry import view_axes
 def view_code(
     views, # names or degrees, as in `Geometry.views`
 )->Tensor: # (V, 4) beam and column directions along (H, W)
-    "Where each picture was taken from, in numbers that change smoothly with the angle."
+    "Each view's direction, in numbers that change smoothly with the angle."
     return torch.tensor([[*beam[1:], *col[1:]] for beam, col in map(view_axes, views)], dtype=torch.float32)
 
 # %% ../../nbs/32_encoder.ipynb #94108f95
@@ -60,7 +60,7 @@ def position_code(
 class XrayEncoder(nn.Module):
     "A residual CNN, the same for every view, with optional transformer layers over the coarsest maps of all views."
     def __init__(self,
-        width:int=32,       # channels at half the picture's resolution; doubled a level, up to fourfold
+        width:int=32,       # channels at half the picture's resolution; doubled at each level, up to fourfold
         levels:int=3,       # maps in the pyramid: 1/2, 1/4, 1/8 … of the picture
         blocks:int=1,       # residual blocks a level
         vit_layers:int=0,   # transformer layers over the tokens of all views
@@ -88,7 +88,7 @@ from fastcore.basics import patch
 
 @patch
 def maps(self:XrayEncoder, x, views)->list: # (B, V, h, w) → (B*V, C_i, h_i, w_i), finest first
-    "The way down."
+    "The downward path."
     B, V, h, w = x.shape
     if len(views) != V: raise InputError(f'XrayEncoder: {V} pictures, but {len(views)} views are named: {views}.')
     m = 2**len(self.down)
@@ -107,7 +107,7 @@ def maps(self:XrayEncoder, x, views)->list: # (B, V, h, w) → (B*V, C_i, h_i, w
 @patch
 def forward(self:XrayEncoder,
     x:Tensor,             # (B, V, h, w) line integrals, normalised by constants
-    views=('ap', 'lat'),  # where each was taken from
+    views=('ap', 'lat'),  # names or degrees
 )->Features:
     "Down, across, up."
     maps, n = self.maps(x, views), x.shape[:2]

@@ -34,7 +34,7 @@ def shuffle3d(
 def norm3d(
     channels:int,
 )->nn.GroupNorm:
-    "GroupNorm with eight groups, or the largest number below that divides both."
+    "GroupNorm with gcd(8, channels) groups."
     return nn.GroupNorm(math.gcd(8, channels), channels)
 
 def norm_is_degenerate(
@@ -48,7 +48,7 @@ def norm_is_degenerate(
 def zeroed(
     layer:nn.Module,
 )->nn.Module: # the same, changed in place
-    "Set all parameters to 0: the layer gives zeros until it has learnt otherwise."
+    "Set all parameters to 0: untrained, the layer gives zeros."
     for p in layer.parameters(): nn.init.zeros_(p)
     return layer
 

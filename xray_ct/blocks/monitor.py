@@ -17,7 +17,7 @@ stat_names = 'mean', 'std', 'min', 'max', 'sparsity'
 def feature_stats(
     x:Tensor, # (..., C, h, w) maps, or (..., C) vectors
 )->Tensor: # (5,) float32, on x's device: `stat_names`
-    "How features are distributed: `std` within a channel; `sparsity`, the share within 1e-3 of zero."
+    "Statistics of features: `std` within a channel; `sparsity`, the share within 1e-3 of zero."
     x = x.detach().float()
     by_channel = x.movedim(-3 if x.dim() > 3 else -1, 0).flatten(1)
     std = by_channel.std(1, correction=0).mean()
@@ -25,12 +25,12 @@ def feature_stats(
 
 # %% ../../nbs/33_monitor.ipynb #917a9c4d
 class FeatureMonitor(Callback):
-    "Mean, std, min, max and sparsity of a module's features every training epoch; a warning where they have collapsed."
+    "Mean, std, min, max and sparsity of a module's features every training epoch; a warning if they collapse."
     run_valid = False
     def __init__(self,
         module='encoder', # name of the module in the model
         healthy=None,     # dict of name → healthy std; None: the largest of the epochs so far
-        factor=0.1,       # of the healthy std, below which it warns
+        factor=0.1,       # it warns below this share of the healthy std
     ):
         self.module_name, self.healthy, self.factor, self.history, self._sums = (
             module, dict(healthy or {}), factor, [], {})

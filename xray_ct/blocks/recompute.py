@@ -18,7 +18,7 @@ def checkpoint_blocks(
     model,    # changed in place
     patterns, # names of modules, with * and ?; the outermost of nested ones; None: `blocks_of` the model
 ): # has `names`, and `remove()`; a context manager too
-    "Recompute these modules in the backward pass instead of keeping their insides: same gradients, same `state_dict`."
+    "Recompute these modules in the backward pass instead of storing activations: same gradients, same `state_dict`."
     named = {n: m for n, m in model.named_modules() if n}
     if patterns is None: hits = list(blocks_of(model))
     else:

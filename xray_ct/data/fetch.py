@@ -23,13 +23,13 @@ class Recipe:
     licence: str
     licence_url: str
     cite: str # the attribution that the licence asks for
-    about: str # one line: what it holds, its size
+    about: str # one line: contents and size
     modality: str = 'CT'
     least: int = 40 # slices of a series; scouts and fused pictures have fewer
     server: str = NBIA
 
     @property
-    def text(self): # what a person accepts
+    def text(self): # the terms to accept
         return (f'{self.collection}: {self.about}\nLicence: {self.licence}, {self.licence_url}\n'
                 f'Cite: {self.cite}\nThe data usage policy of The Cancer Imaging Archive applies: '
                 'no attempt to identify a patient.')
@@ -75,11 +75,11 @@ def _answer(session, url, headers, timeout):
     raise InputError(f'{url}: the server answers {code}. The archive may have moved it. Look there in a browser')
 
 def persist(
-    task, # a function without arguments; what it raises as `_Again` is tried again
-    what:str, # is named when all tries have failed
+    task, # a function without arguments; retried if it raises `_Again`
+    what:str, # is named if all tries fail
     pause=1., # s before the second try; twice as long before each further one
 ):
-    "The task's result, after as many as `TRIES` attempts."
+    "The task's result, after at most `TRIES` attempts."
     for k in range(TRIES):
         try: return task()
         except _Again as e: wait = min(e.args[0] if e.args[0] is not None else pause*2**k, 300.)
@@ -125,7 +125,7 @@ def download(
 # %% ../../nbs/28_fetch.ipynb #6069ca7b
 def check_series(
     file, # ZIP of a series with md5hashes.csv
-    images=None, # how many the archive says there are
+    images=None, # their number according to the archive
 )->int: # images found, all of them with the right sum
     "Compare every file of a ZIP with its checksum; `ValueError` says what is wrong."
     try:
@@ -147,7 +147,7 @@ def check_series(
     return len(found)
 
 def series_name(row): # one series of the archive
-    "A file name without surprises: the patient, and the end of the series' UID."
+    "A safe file name: the patient, and the end of the series' UID."
     safe = lambda text, n: re.sub(r'[^A-Za-z0-9_-]+', '-', str(text)).strip('-')[-n:] or 'unknown'
     return f'{safe(row.get("PatientID"), 64)}_{safe(row["SeriesInstanceUID"], 16)}.zip'
 
@@ -160,7 +160,7 @@ def fetch_series(
     progress=lambda n: None, # gets the bytes that arrived
     **kw, # timeout, pause
 )->Path: # the ZIP, whole and checked
-    "One series; a part with a wrong sum is thrown away and loaded once more."
+    "Download one series; a part with a wrong sum is discarded and loaded once more."
     target = folder/series_name(row)
     if target.exists(): return target
     part = folder/f'{target.name}.part'
@@ -212,7 +212,7 @@ def fetch(
     progress=False, # a bar on the terminal?
     **kw, # timeout, pause
 )->list: # of Path
-    "Load a collection; the same call again goes on where it stopped."
+    "Download a collection; the same call again continues where it stopped."
     import requests
     from tqdm.auto import tqdm
     r, folder = recipe(name), Path(folder)

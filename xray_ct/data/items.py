@@ -23,7 +23,7 @@ def source_steps(
     meta, # of the case: affine, center
     shape, spacing, # of the target grid (D, H, W), mm
     M, t, # motion: (3, 3), (3,) mm
-)->tuple: # (3, 3) source voxels a target voxel, (3,) index of the first target voxel in the source; float64 arrays
+)->tuple: # (3, 3) source voxels per target voxel, (3,) index of the first target voxel in the source; float64 arrays
     "The affine map from a target's index to the source's."
     P, inv = TO_LPS.numpy(), np.linalg.inv(np.asarray(meta['affine'], float).reshape(4, 4))
     step = inv[:3, :3] @ P @ M.numpy()*np.asarray(spacing, float)
@@ -31,17 +31,17 @@ def source_steps(
     return step, middle - step @ ((np.asarray(shape) - 1)/2)
 
 # %% ../../nbs/19_items.ipynb #868f7e2e
-CELL, CELLS = 8, 64  # voxels along the edge of a cell; cells at a time: what they need stays in a core's cache
+CELL, CELLS = 8, 64  # edge of a cell in voxels; cells per step: their data fit a core's cache
 
 def occupied(
     voxels, # (D, H, W) HU, int16
-)->np.ndarray: # (a + 1, b + 1, c + 1): how many cells of 8³ voxels before each corner hold more than air
-    "A table of sums (Crow, SIGGRAPH 1984), which answers for any box whether there is a patient in it."
+)->np.ndarray: # (a + 1, b + 1, c + 1): how many cells of 8³ voxels before each corner contain more than air
+    "A summed-area table (Crow, SIGGRAPH 1984), which tells whether any box contains more than air."
     full = F.pad(voxels, [k for n in reversed(voxels.shape) for k in (0, -n % CELL)], value=int(AIR))
     some = full.unflatten(2, (-1, CELL)).unflatten(1, (-1, CELL)).unflatten(0, (-1, CELL)).amax((1, 3, 5)) > AIR
     return np.pad(some.numpy().cumsum(0).cumsum(1).cumsum(2), ((1, 0),)*3)
 
-def _busy(table, size, step, first, cells): # (n, 3) cells of the target, of those that see more than air
+def _busy(table, size, step, first, cells): # (n, 3) cells of the target that sample more than air
     at = np.indices(cells).reshape(3, -1).T
     start, reach = at @ (CELL*step).T + first, (CELL - 1)*step
     low = np.maximum(np.floor(start + np.minimum(reach, 0).sum(1)), 0)//CELL
@@ -55,7 +55,7 @@ def _busy(table, size, step, first, cells): # (n, 3) cells of the target, of tho
 def _rows(voxels): # (K, H, W) HU → (2, 2, S, W+2): the rows of all slices; channels a row apart, images a slice
     K, H, W = voxels.shape
     pitch, high = W + 2, 2**((K + 3)*(H + 2)).bit_length()
-    memory = torch.empty((high + H + 4)*pitch)  # what is never read is never written
+    memory = torch.empty((high + H + 4)*pitch)  # memory that is never read is not written
     slices = memory[:(K + 4)*(H + 2)*pitch].fill_(AIR).view(K + 4, H + 2, pitch)
     slices[1:K + 1, 1:-1, 1:-1] = voxels
     return memory.as_strided((2, 2, high, pitch), ((H + 2)*pitch, pitch, pitch, 1))
@@ -86,7 +86,7 @@ def _by_rows(voxels, step, first, shape, then, table):
     return out[tuple(slice(n) for n in shape)].contiguous()
 
 # %% ../../nbs/19_items.ipynb #0ca2a6dd
-def _by_grid(voxels, step, first, shape, then): # one launch a term: for a card
+def _by_grid(voxels, step, first, shape, then): # one launch per term, for a GPU
     n = np.maximum(np.array(voxels.shape) - 1, 1)
     A = torch.tensor(np.concatenate([step*(2/n)[:, None], (2*first/n - 1)[:, None]], 1)[::-1].copy(),
                      dtype=torch.float32).to(voxels.device, non_blocking=True)           # rows w, h, d
@@ -98,17 +98,17 @@ def sample_affine(
     voxels, # (D, H, W) HU, int16 or float, on any device
     step, first, # from `source_steps`
     shape, # (D', H', W') of the target
-    then=lambda hu: hu, # what becomes of each voxel: done on the way, while it is near
-    table=None, # `occupied` of the source, where it is known
-)->torch.Tensor: # (D', H', W') float32, HU where nothing else becomes of them; outside the source it is air
-    "Trilinear interpolation of a volume on a grid that lies in it as an affine map says."
+    then=lambda hu: hu, # applied to the voxels while they are in the cache
+    table=None, # `occupied` of the source, if known
+)->torch.Tensor: # (D', H', W') float32, HU unless `then` converts them; air outside the source
+    "Trilinear interpolation of a volume on a grid given by an affine map."
     if voxels.device.type != 'cpu': return _by_grid(voxels, step, first, shape, then)
     return _by_rows(voxels, step, first, shape, then, occupied(voxels) if table is None else table)
 
 # %% ../../nbs/19_items.ipynb #f6e6f294
-ROOM = .4  # of a card's free memory that cases may take
+ROOM = .4  # share of a GPU's free memory for cases
 
-_cards:dict = {} # device and files → their voxels: a cohort is copied once, for the base and for the training
+_cards:dict = {} # device and files → voxels: a cohort is copied once for base and training
 
 @lru_cache(128)
 def _projector(geometry): return Projector(geometry)
@@ -128,7 +128,7 @@ class Items:
         self.kept = _cards.setdefault(key, self.kept)
 
     def keep(self, room): # bytes
-        "Voxels as int16 on the card; where they don't fit, pinned in host memory, and copied when needed."
+        "Keep voxels as int16 on the GPU, or pinned in host memory if they don't fit."
         size = sum(4*int(np.prod(m['shape'])) for m in self.metas)
         fits = size <= room
         say(f'{len(self.metas)} cases, {size/1e9:.1f} GB, are kept '
@@ -142,8 +142,8 @@ class Items:
         kept = self.kept.get((case, key))
         return self.dataset.open(case, key) if kept is None else kept.to(self.device, non_blocking=True)
 
-    def field(self, case, key, shape, spacing, M, t, *then): # → (D, H, W) HU, or what becomes of it
-        "What `sample_field` gives of a case."
+    def field(self, case, key, shape, spacing, M, t, *then): # → (D, H, W) HU, or as `then` converts them
+        "`sample_field` for a case."
         v, steps = self.voxels(case, key), source_steps(self.metas[case], shape, spacing, M, t)
         if v.is_cpu and (case, key) not in self.tables: self.tables[case, key] = occupied(v)
         return sample_affine(v, *steps, shape, *then, table=self.tables.get((case, key)))
@@ -166,7 +166,7 @@ def item(self:Items, i): # → X-rays (V, h, w) without gain and noise, target (
 
 @patch
 def source(self:Items, case, M, t): # → (D, H, W) attenuation, 1/mm; spacing, mm
-    "What the X-rays pass through, on the grid of `CTDataset.source`."
+    "The attenuation to be projected, on the grid of `CTDataset.source`."
     c, meta = self.dataset.config, self.metas[case]
     full = c.xrays == 'full'
     shape = (whole_grid(meta['shape'], meta, (M, t)) if full
@@ -180,7 +180,7 @@ def source(self:Items, case, M, t): # → (D, H, W) attenuation, 1/mm; spacing, 
 def batch(self:Items,
     indices, # of items
 )->tuple: # X-rays (B, V, h, w) line integrals, case (B,), target (B, 1, D, H, W) in [-1, 1]; on the device
-    "Moved, sampled and projected; then gain and noise, as `vary_picture` has them."
+    "Move, sample and project; then gain and noise, as in `vary_picture`."
     ds, c = self.dataset, self.dataset.config
     rays, targets, cases, drawn = zip(*map(self.item, indices))
     lines = vary_pictures(torch.stack(rays), c, drawn, True, self.noise)
@@ -189,7 +189,7 @@ def batch(self:Items,
 
 @patch
 def noise(self:Items, g): # the item's generator → the one of its noise
-    "On a CPU the item's own; a card's numbers come from a generator of its own, seeded by it."
+    "On a CPU the item's own; on a GPU a new one, seeded by it."
     if self.device.type == 'cpu': return g
     return torch.Generator(self.device).manual_seed(int(torch.randint(2**62, (1,), generator=g)))
 
@@ -202,21 +202,21 @@ def make_items_on(
     dls:DataLoaders, # of a cohort
     device, # where the model is
 )->DataLoaders: # the same object
-    "Let training batches be made where the model is. Worker processes, where there are any, make them on the CPU."
+    "Make training batches on the model's device. Worker processes, if any, make them on the CPU."
     dl = dls.loaders[0]
-    if type(dl.dataset) is CTDataset and dl.dataset.augment:  # a data set of one's own makes its items itself
+    if type(dl.dataset) is CTDataset and dl.dataset.augment:  # a user's data set makes its own items
         dl.create_batches = partial(_batches, dl, Items(dl.dataset, 'cpu' if dl.fake_l.num_workers else device))
     return dls
 
 # %% ../../nbs/19_items.ipynb #9f935e9d
 def moved_copies(
     cohort, # a `Cohort`
-    n, # of the first so many training cases
+    n, # the first n training cases
     copies, # times each is moved
     seed=0,
     device='cpu', # where they are made
 ): # yields X-rays (1, V, h, w), target (1, 1, D, H, W) in [-1, 1]; all cases once, then all once more
-    "Items in epochs −1, −2, …; none where the patients cannot be moved, or the data set makes its items itself."
+    "Items in epochs −1, −2, …; none if patients cannot be moved or the data set makes its own items."
     from tqdm.auto import tqdm
     ds = cohort.dataset('train', augment=True, seed=seed)
     c = ds.config if type(ds) is CTDataset and ds.augment else None
