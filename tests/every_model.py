@@ -114,8 +114,8 @@ def main():
             start = time.time()
             psnr = (check_volume if name in volumes else check_slices)(d, name, cohort)
             print(f'{name:12} {time.time() - start:6.1f} s {psnr:6.2f} dB', flush=True)
-        assert "model 'x2ct' is unknown. Choose from direct" in xray_ct('train', d/'cts', '-o', d/'bad', '--model',
-                                                                        'x2ct', '--epochs', 1, code=2)
-        assert "model 'x2ct' is unknown. Choose from direct" in xray_ct('vet', 'x2ct:tiny', code=2)
+        bad = '-o', d/'bad', '--model', 'x2ct', '--epochs', 1
+        for command in (('train', cohort.folder or d/'cts', *bad), ('vet', 'x2ct:tiny')):
+            assert "model 'x2ct' is unknown. Choose from direct" in xray_ct(*command, code=2)
 
 if __name__ == '__main__': main()

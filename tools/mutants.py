@@ -306,7 +306,7 @@ training = [
      "return ReconstructionLoss(run.l1, 1., run.ssim, projection,", 'arrives.py RunConfig.mse'),
     ("return DiffusionLoss(run.projection or .3*self.config.use_physics_loss",
      "return DiffusionLoss(run.projection", 'arrives.py cascade.use_physics_loss'),
-    ("\"The energy is the cohort's.\"\n    return dict(kev=run.cohort.kev)", "return {}", 'arrives.py direct.kev'),
+    ("\"Take the cohort's energy.\"\n    return dict(kev=run.cohort.kev)", "return {}", 'arrives.py direct.kev'),
     ("cohort.dataloaders(config.batch, config.seed, device, config.num_workers, config.passes or 1)",
      "cohort.dataloaders(config.batch, config.seed, device, config.num_workers)", 'arrives.py RunConfig.passes'),
     ("Guard(config.clip)", "Guard(1.)", 'arrives.py RunConfig.clip'),

@@ -45,7 +45,7 @@ def loo_errors(
     gram, # (N, N) G = YYᵀ, divided by the number of voxels for a mean squared error
     lambdas, # penalties to try, in the units of K
     same=None, # (N, N) bool, True where two cases are of one patient; None: everybody has one
-    first=None, # the error is the mean over so many first cases; None: all
+    first=None, # average the error over this many first cases; None: all
 ): # (len(lambdas),) mean squared error, each patient predicted without his own cases
     """LOO(λ) = mean_i (B M G M B)_ii, with M = (K + λI)⁻¹ from one eigendecomposition and B the inverse of M within
     patients."""
@@ -62,7 +62,7 @@ def loo_errors(
 def leave_out(
     c, # (B, N) coefficients of all cases
     M, # (N, N) (K + λI)⁻¹
-    own, # (B, N) bool: the cases that a row has to do without
+    own, # (B, N) bool: the cases to leave out of each row
 ): # (B, N), exactly 0 where `own`
     "c ← c − M[:,g] M_gg⁻¹ c_g, with a group g for each row."
     pairs = own[:, :, None] & own[:, None, :]
@@ -94,8 +94,8 @@ class Ridge(nn.Module):
         pixels=64, # X-rays finer than this are area-pooled to it
         constant=3., # value of the constant feature
         half=False, # store the volumes in float16?
-        copies=0, # behind the cases come so many moved copies of all of them, in the same order
-        # a number for each case, the stored ones first, equal where the patient is, or the numbers of its ancestors;
+        copies=0, # the cases are followed by this many moved copies of all, in the same order
+        # a patient number for each case, the stored ones first, or the numbers of its ancestors;
         # None: n different patients
         patients=None,
     ):
@@ -127,7 +127,7 @@ class Ridge(nn.Module):
 # %% ../../nbs/41_ridge.ipynb #0780f649
 @patch
 def config(self:Ridge): # dict of plain numbers: Ridge(**config) has the right shapes for load_state_dict
-    "What makes an empty module of the right shapes."
+    "Arguments for an empty module of the right shapes."
     own = {k: getattr(self, k) for k in 'n xray_shape vol_shape stride pixels constant half'.split()}
     return own | {k: getattr(self, k) for k in ('copies', 'patients') if getattr(self, k)}
 
@@ -146,10 +146,10 @@ def fit(cls:Ridge,
     volumes,
     lam=None, # λ relative to the mean diagonal of K; None: by leave-one-out
     lambdas=None, # the grid to choose from, relative too; None: 1e-6 … 10, four a decade
-    # whose case it is: any names, or tuples of the names of its ancestors, one a case (more, for cases that aren't
-    # stored); None: all different
+    # the patient of each case: any name, or a tuple of its ancestors' names (more entries for cases that
+    # aren't stored); None: all different
     patients=None,
-    vol_shape=None, # (D, H, W) of the prediction, where the volumes are pooled already
+    vol_shape=None, # (D, H, W) of the prediction, if the volumes are pooled already
     **kw # stride, pixels, constant, half
 ): # a fitted Ridge
     "Ridge regression of `volumes` on `xrays`."
@@ -169,7 +169,7 @@ def fit(cls:Ridge,
     self.center.copy_(phi.mean(0))
     self.offset.copy_(M @ (phi @ self.center.double()))
     same = self.same()
-    # rounded, M B is only nearly the identity within a patient; exactly, it makes the left-out coefficients exactly 0
+    # rounding makes M B only nearly the identity within a patient; set exactly, the left-out coefficients are exactly 0
     self.leave.copy_(M if self.ancestors is not None else M/M.diagonal()[:, None] if same is None
                      else torch.linalg.solve(M*same, M).masked_fill(same, 0).fill_diagonal_(1))
     return self
@@ -186,7 +186,7 @@ def same(self:Ridge): # (N, N) bool, or None where every patient has one case
 def kin(self:Ridge,
     case, # (B,) numbers of known cases
 ): # (B, N) bool
-    "The stored cases that a case has to do without, copies too."
+    "The stored cases to leave out for a case, with copies."
     stored = slice(self.n//(1 + self.copies))
     alike = (self.patient[case, None] == self.patient[stored] if self.ancestors is None
              else self.ancestors[case].float() @ self.ancestors[stored].float().T > 0)
@@ -194,7 +194,7 @@ def kin(self:Ridge,
 
 @patch
 def _choose(self:Ridge, K, scale, lambdas):
-    "λ relative to `scale` with the smallest leave-one-out error, of the cases themselves where there are copies."
+    "λ relative to `scale` with the smallest leave-one-out error of the cases themselves, without copies."
     grid = torch.logspace(-6, 1, 29, dtype=torch.double) if lambdas is None else torch.as_tensor(lambdas,
                                                                                                  dtype=torch.double)
     Y, errors = self.volumes.flatten(1), loo_errors if self.ancestors is None else family_errors
@@ -203,7 +203,7 @@ def _choose(self:Ridge, K, scale, lambdas):
     return grid[self.loo['mse'].argmin()]
 
 def _numbered(names):
-    "Names as numbers, in the order in which they first appear; None where all differ."
+    "Names as numbers, in the order in which they first appear; None if all differ."
     if names is None: return None
     families, number = any(isinstance(n, tuple) for n in names), {}
     if not families and len(set(names)) == len(names): return None
@@ -211,7 +211,7 @@ def _numbered(names):
     return numbered if families else [n for n, in numbered]
 
 def _gram(Y, chunk=16384):
-    "YYᵀ in float64, a piece of the voxels at a time (all at once would double the memory twice over)."
+    "YYᵀ in float64, a piece of the voxels at a time (all at once would take two float64 copies)."
     return sum(y.double() @ y.double().T for y in Y.split(chunk, 1))
 
 # %% ../../nbs/41_ridge.ipynb #4c52bc8e
@@ -220,10 +220,10 @@ def coefficients(self:Ridge,
     xrays, # (B, V, h, w)
     case=None, # (B,) index of the training case behind each row, −1: not a training case; None: none is
 ): # (B, N) weights of the training volumes
-    "c = M k, and c ← c − M[:,g] M_gg⁻¹ c_g where a row's pictures are of a training patient, whose cases are g."
+    "c = M k, and c ← c − M[:,g] M_gg⁻¹ c_g if a row's pictures are of a training patient with the cases g."
     c = self.offset + (ridge_features(xrays.float(), self.pixels, self.constant) - self.center) @ self.filters.T
     if case is None: return c
-    if not case.is_cuda and int(case.max()) >= len(self.patient):  # a card would have to be waited for
+    if not case.is_cuda and int(case.max()) >= len(self.patient):  # on a GPU this would force a wait
         raise InputError(f'Ridge: case {int(case.max())} was named, but only {len(self.patient)} are known. Give '
                          'Ridge.fit the patients of all training cases')
     own = self.kin(case.clamp(min=0)) & (case >= 0)[:, None]  # (B, N): the patient's cases
@@ -246,19 +246,19 @@ def forward(self:Ridge,
                                                         align_corners=False)
 
 # %% ../../nbs/41_ridge.ipynb #be379357
-ROWS = 2048 # pictures that a ridge base learns from, at most
+ROWS = 2048 # most pictures that a ridge base learns from
 
 @torch.no_grad()
 def fit_ridge(
     cohort:Cohort,
-    cases:int=256, # at most so many training cases, the first ones
+    cases:int=256, # at most this many training cases, the first ones
     stride:int=1, # volumes are stored average-pooled by this
-    copies:int=0, # moved copies of each that are learnt from too
+    copies:int=0, # moved copies of each to learn from as well
     seed:int=0, # of the motions
     device='cpu', # where the copies are made
     half:bool=True, # store the volumes in float16?
 )->Ridge:
-    "Ridge regression of the training part, each patient left out of his own with all copies."
+    "Ridge regression of the training part; a patient's own prediction uses none of his cases or copies."
     own, patients = cohort.dataset('train'), cohort.patients('train')
     n = min(cases, len(own))
     xrays, targets = torch.stack([own[i][0] for i in range(n)]), cohort.targets('train', n)

@@ -29,13 +29,13 @@ from .saved import ModelConfig, SavedModel, backbones
 # %% ../../nbs/42_direct.ipynb #c042f5f9
 @dataclass(frozen=True)
 class XrayConfig(ModelConfig):
-    "What every model that reads X-rays is told."
+    "Settings shared by all models that read X-rays."
     geometry: dict                       # `Geometry.to_dict()`: views, detector and volume grid
     encoder_width: int = 32              # channels of the encoder at half the picture's resolution
     encoder_levels: int = 4              # maps in its pyramid
     encoder_blocks: int = 1              # residual blocks a level
     vit_layers: int = 0                  # transformer layers over the coarsest tokens of all views
-    # the backbone's grid is the volume's divided by this, and so are a ridge base's volumes
+    # the backbone and the volumes of a ridge base use the volume's grid divided by this
     work_stride: int = 2
     base: str = 'ridge'                  # 'none', 'mean' or 'ridge': what the output corrects
     residual_steps: int = 6              # conjugate-gradient steps for the lifted residual; 0 leaves that input out
@@ -44,7 +44,7 @@ class XrayConfig(ModelConfig):
     xray_offset: float = 3.              # line integrals enter as (y - offset)/scale, the same for every picture
     xray_scale: float = 2.
     kev: float = 60.                     # effective energy for HU ↔ attenuation, keV
-    bases = 'none', 'mean', 'ridge'      # what `base` may be; no field
+    bases = 'none', 'mean', 'ridge'      # allowed values of `base`; no field
 
     def __post_init__(self):
         super().__post_init__()
@@ -57,15 +57,15 @@ class XrayConfig(ModelConfig):
 @dataclass(frozen=True)
 class DirectConfig(XrayConfig):
     "Everything that rebuilds a `DirectModel`; JSON beside its weights."
-    lift_channels: int = 12              # channels a view that are lifted
+    lift_channels: int = 12              # lifted channels per view
     backbone: str = 'unet'               # name in `backbones`
     widths: tuple = (32, 80, 144, 144)   # channels, finest level first; each level halves the grid
     down_blocks: tuple = (0, 1, 1, 1)    # residual blocks a level on the way down
     up_blocks: tuple = (1, 1, 1)         # and on the way up, finest level first
-    # channels of a stage at full resolution past the backbone (`FusionStage`); 0: none
+    # channels of a full-resolution stage after the backbone (`FusionStage`); 0: none
     fine: int = 0
-    fine_layers: int = 2                 # layers of its residual dense block, each adding as many; 0: the fusion alone
-    slab: int = 0                        # slices that it computes at a time; 0: all
+    fine_layers: int = 2                 # layers of its residual dense block, `fine` channels each; 0: fusion alone
+    slab: int = 0                        # slices computed at a time; 0: all
     use_depth_lifting: bool = True       # off: features evenly along the rays, without depth and coordinates
     use_depth_priors: bool = False       # learned mixture of the depth regions for every pixel
 
@@ -109,8 +109,8 @@ def check_encoder(
 
 # %% ../../nbs/42_direct.ipynb #e8f83c43
 class XrayModel(SavedModel):
-    """X-rays (B, V, h, w) as line integrals → volume (B, 1, D, H, W) in model space, HU/1000; what every such model
-    has in common."""
+    """X-rays (B, V, h, w) as line integrals → volume (B, 1, D, H, W) in model space, HU/1000; the base class of
+    such models."""
     data, reads = (CohortConfig, Cohort), 'xrays'
     run_fields = 'l1', 'mse', 'ssim', 'projection', 'base_copies'
     def __init__(self, config:XrayConfig):
@@ -120,7 +120,7 @@ class XrayModel(SavedModel):
         self.encoder = XrayEncoder(c.encoder_width, c.encoder_levels, c.encoder_blocks, c.vit_layers)
         if c.base == 'mean': self.register_buffer('mean', torch.zeros(1, 1, *g.vol_shape))
     @property
-    def root(self): return self  # where models stand on one another, the one that holds the ridge base
+    def root(self): return self  # in a chain of models, the one with the ridge base
     @property
     def device(self): return self.encoder.stem.weight.device
     def extra_config(self): return {} if self.root.ridge is None else {'ridge': self.root.ridge.config()}
@@ -129,9 +129,9 @@ class XrayModel(SavedModel):
 
 @patch
 def set_geometry(self:XrayModel,
-    g:Geometry, # of the X-rays to come: same volume shape, same number of views
+    g:Geometry, # of the new X-rays: same volume shape, same number of views
 )->XrayModel:
-    "Read and project for another acquisition. (A ridge base stays the one of the geometry it was fitted to.)"
+    "Use another acquisition's geometry. (A ridge base keeps the geometry it was fitted to.)"
     own = Geometry.from_dict(self.config.geometry)
     if g.vol_shape != own.vol_shape or len(g.views) != len(own.views):
         raise InputError(f'{type(self).__name__}: made for {len(own.views)} views and a volume of {own.vol_shape}, '
@@ -150,14 +150,14 @@ class DirectModel(XrayModel):
     def __init__(self,
         config:DirectConfig,
         extra:int=0, # channels on the backbone's grid that a subclass adds to its input
-        cond:int=0,  # width of the vector a subclass modulates it by
+        cond:int=0,  # width of the vector with which a subclass modulates it
     ):
         super().__init__(config)
         c, g, cells = config, Geometry.from_dict(config.geometry), config.work_stride**3
         if c.fine and extra:
             raise InputError(f'{type(self).__name__}: fine={c.fine} belongs to a model that gives its volume at once, '
                              'and this one denoises step by step. Leave it 0.')
-        # in 2-D, before anything is spread along depth
+        # channels are reduced in 2-D, before lifting
         self.reduce = nn.Conv2d(c.encoder_width, c.lift_channels, 1)
         guides = (c.base != 'none') + bool(c.residual_steps)
         ni = c.lift_channels*len(g.views) + c.use_depth_lifting*(len(g.views) + 3) + cells*guides
@@ -168,7 +168,7 @@ class DirectModel(XrayModel):
         if c.use_depth_priors:
             self.mix = nn.Conv2d(c.encoder_width, 3, 1)
             nn.init.zeros_(self.mix.weight)
-            self.mix.bias.data = torch.tensor([.25, .5, .25]).log()       # evenly along the ray, to begin with
+            self.mix.bias.data = torch.tensor([.25, .5, .25]).log()       # even along the ray at the start
         self.fine, guides = None, 1 + guides + 3*c.use_depth_lifting
         if c.fine:
             self.fine = FusionStage(c.fine, c.encoder_width, c.fine, len(g.views), guides,
@@ -178,12 +178,12 @@ class DirectModel(XrayModel):
 
 # %% ../../nbs/42_direct.ipynb #78b3c733
 def coordinates(shape)->Tensor: # (1, 3, D, H, W) from −1 to 1
-    "Where each voxel of a grid is."
+    "Coordinates of a grid's voxels."
     return torch.stack(torch.meshgrid(*[(torch.arange(n) + .5)*2/n - 1 for n in shape], indexing='ij'))[None]
 
 @patch
 def set_geometry(self:DirectModel, g)->DirectModel:
-    "Lift for another acquisition, too."
+    "Rebuild the lifting too."
     XrayModel.set_geometry(self, g)
     work = [n//self.config.work_stride for n in g.vol_shape]
     self.lift = Lift(g, work).to(self.device)
@@ -196,7 +196,7 @@ def set_geometry(self:DirectModel, g)->DirectModel:
 def set_base(self:XrayModel,
     base, # mean volume (…, D, H, W) in model space, or a fitted `Ridge`
 )->XrayModel:
-    "Give the model what its output corrects; it becomes a part of the model and is saved with it."
+    "Set the base that the output corrects; it is saved with the model."
     wants = 'ridge' if isinstance(base, nn.Module) else 'mean'
     if self.config.base != wants:
         raise InputError(f'{type(self).__name__}.set_base: the config says base={self.config.base!r}, got what '
@@ -231,7 +231,7 @@ def lifted_residual(self:XrayModel,
 # %% ../../nbs/42_direct.ipynb #930cfe65
 @patch
 def read(self:XrayModel, xrays)->Features: # pyramid, tokens and pooled vector
-    "What the encoder sees in the pictures, normalised by constants."
+    "The encoder's features of the X-rays, normalised by constants."
     expected = (len(self.geometry.views), *self.geometry.det_shape)
     if tuple(xrays.shape[1:]) != expected:
         raise InputError(f'{type(self).__name__}: expects X-rays of (views, rows, columns) {expected}, got '
@@ -241,11 +241,11 @@ def read(self:XrayModel, xrays)->Features: # pyramid, tokens and pooled vector
 @patch
 def guides(self:XrayModel,
     base,  # (B, 1, D, H, W)
-    known, # list of volumes like it, perhaps empty
+    known, # list of volumes of that shape, may be empty
     shape, # (D', H', W') of a stage of the network
-    place=True, # say where each voxel is
+    place=True, # add each voxel's coordinates
 )->Tensor: # (B, G, D', H', W')
-    "What is known at every voxel of a stage."
+    "The guide channels of a stage."
     at = [coordinates(shape).to(base).expand(len(base), -1, -1, -1, -1)]*place
     return torch.cat([*[F.adaptive_avg_pool3d(x, shape) for x in known], *at], 1)
 
@@ -255,7 +255,7 @@ def inputs(self:DirectModel,
     base,     # (B, 1, D, H, W) model space
     features, # from `read`
 )->Tensor: # (B, ni, D', H', W') on the backbone's grid
-    "Lifted features; how deep each voxel lies along each ray, and where it is; the base; the lifted residual."
+    "Lifted features, each voxel's depth along each ray, its coordinates, the base, the lifted residual."
     c, B, f = self.config, len(xrays), features.pyramid[0]
     each = lambda layer: layer(f.flatten(0, 1)).unflatten(0, f.shape[:2])
     mix = each(self.mix) if c.use_depth_priors and c.use_depth_lifting else None
@@ -284,16 +284,16 @@ def fine_correction(self:DirectModel,
     x,        # (B, ni, D', H', W') from `inputs`, whose last channels are the lifted residual
     features, # from `read`
     base,     # (B, 1, D, H, W) model space
-    h,        # (B, C, D', H', W') what the backbone made
-    volume,   # (B, 1, D, H, W) what it gave
+    h,        # (B, C, D', H', W') the backbone's output
+    volume,   # (B, 1, D, H, W) the volume so far
 )->Tensor: # (B, 1, D, H, W) model space
-    "What the stage at full resolution adds."
+    "The correction by the full-resolution stage."
     c = self.config
     residual = [shuffle3d(x[:, -c.work_stride**3:], c.work_stride)]*bool(c.residual_steps)
     known = [volume.detach(), *[base]*(c.base != 'none'), *residual]
     guides = self.guides(base, known, volume.shape[2:], c.use_depth_lifting)
     r, = self.fine(features.pyramid[0], [h], guides, c.slab, last=True)
-    return r/10  # it speaks in units of 100 HU: in thousands, its first steps disturb what the backbone learns
+    return r/10  # in units of 100 HU: in thousands, its first steps disturb what the backbone learns
 
 # %% ../../nbs/42_direct.ipynb #26222c5e
 @patch
@@ -301,7 +301,7 @@ def fine_correction(self:DirectModel,
 def explain(self:XrayModel,
     xrays:Tensor, # (B, V, h, w) line integrals
 ): # prediction (B, 1, D, H, W), features (B, V, C, h', w'), depth as below or None
-    "A prediction with what led to it."
+    "A prediction with the internal results that figures show."
     return self(xrays), self.read(xrays).pyramid[0], None
 
 # %% ../../nbs/42_direct.ipynb #9ebb6b63
@@ -310,7 +310,7 @@ def explain(self:XrayModel,
 def explain(self:DirectModel,
     xrays:Tensor, # (B, V, h, w) line integrals
 ): # prediction (B, 1, D, H, W), features (B, V, C, h', w'), {'weights': (V, n) or (V, n, h', w')} of the first item
-    "A prediction with what led to it."
+    "A prediction with the internal results that figures show."
     c = self.config
     f = self.read(xrays).pyramid[0]
     n = self.lift.vol_shape[1]
@@ -341,7 +341,7 @@ def volume_psnr(
 def fit_base(
     model:XrayModel,
     cohort:Cohort,
-    base_cases:int=256, # a ridge base is fitted on at most so many training cases, the first ones
+    base_cases:int=256, # a ridge base is fitted on at most this many training cases, the first ones
     **kw # of `fit_ridge`: copies, seed, device
 )->Tensor: # (1, 1, D, H, W) model space
     "Fit the model's base on the training part; returns the mean training volume."
@@ -364,18 +364,18 @@ def measure_floors(
 # %% ../../nbs/42_direct.ipynb #12fa1c49
 @patch(cls_method=True)
 def changes_from(cls:XrayModel, run, before=None, fitted=None)->dict: # as `SavedModel.changes_from`
-    "The energy is the cohort's."
+    "Take the cohort's energy."
     return dict(kev=run.cohort.kev)
 
 @patch
 def fit_before(self:XrayModel, run, cohort, cases=256)->dict: # as `SavedModel.fit_before`
-    "Fit the base; the mean volume and the base are what the model must beat."
+    "Fit the base; return the scores of the mean volume and the base."
     mean = fit_base(self, cohort, cases, copies=run.base_copies, seed=run.seed, device=training_device(run.device))
     return measure_floors(self, mean, cohort.dataset('valid'))
 
 @patch
 def criterion(self:XrayModel, run)->nn.Module: # as `SavedModel.criterion`
-    "Voxel errors, structure and projections, as the run weighs them."
+    "Voxel errors, structure and projections, with the run's weights."
     projection = run.projection or .3*self.config.use_physics_loss
     return ReconstructionLoss(run.l1, run.mse, run.ssim, projection, projector=self.projector, kev=run.cohort.kev)
 
@@ -397,18 +397,18 @@ fitted_buffers = 'mean', 'residual_std'  # buffers that are fitted before traini
 
 @patch
 def fitted_tensors(self:XrayModel)->dict: # as `SavedModel.fitted_tensors`
-    "The base."
+    "The base's tensors."
     own = 'ridge.', *self.fixed
     return {k: v for k, v in self.state_dict().items() if k.startswith(own) or k in fitted_buffers}
 
 @patch
 def fitted_head(self:XrayModel)->dict: # as `SavedModel.fitted_head`
-    "What a ridge base is made from."
+    "The settings of a ridge base."
     return dict(ridge=None if self.ridge is None else self.ridge.config())
 
 @patch
 def set_fitted(self:XrayModel, tensors, head): # as `SavedModel.set_fitted`
-    "The base of an earlier process."
+    "Restore an earlier process's base."
     if head['ridge']:
         base = Ridge(**head['ridge'])
         base.load_state_dict({k.removeprefix('ridge.'): v for k, v in tensors.items() if k.startswith('ridge.')})
@@ -419,7 +419,7 @@ def set_fitted(self:XrayModel, tensors, head): # as `SavedModel.set_fitted`
 
 @patch
 def pretend_fitted(self:XrayModel, cases, copies=0): # as `SavedModel.pretend_fitted`
-    "A ridge base without data."
+    "Make a ridge base without data."
     c = self.root.config
     if c.base != 'ridge': return
     g = Geometry.from_dict(c.geometry)

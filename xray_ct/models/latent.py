@@ -32,7 +32,7 @@ class LatentConfig(ModelConfig):
     channels: tuple = (32, 64)         # of the U-Net's levels; each but the last halves the latents
     blocks: int = 1                    # residual blocks a level
     attention: tuple = (False, False)  # levels with self-attention; keep it to the coarse ones
-    head_channels: int = 32            # of an attention head: the last level has them always, between down and up
+    head_channels: int = 32            # of an attention head; always used between down and up
     groups: int = 8                    # of GroupNorm
     prediction: str = 'v'              # 'v', 'x0' or 'eps'
     schedule: str = 'cosine'
@@ -54,7 +54,7 @@ class LatentConfig(ModelConfig):
 
 # %% ../../nbs/47_latent.ipynb #4e693ad5
 def _check_unet(c):
-    "A network that could not be built is refused where it is written down."
+    "Refuse settings of a network that can't be built."
     if len(c.channels) != len(c.attention):
         raise InputError(f'LatentConfig: {len(c.channels)} channels, but attention is told for {len(c.attention)} '
                          'levels. Give one for each')
@@ -76,7 +76,7 @@ def _check_unet(c):
                          'does')
 
 def _check_sampling(c):
-    "Nor can these be trained or sampled."
+    "Refuse settings that can't be trained or sampled."
     if not 1 <= c.sample_steps <= NoiseSchedule.steps:
         raise InputError(f'LatentConfig: sample_steps={c.sample_steps}; 1 to {NoiseSchedule.steps} can be taken')
     if not 0 <= c.eta <= 1: raise InputError(f'LatentConfig: eta={c.eta}; it goes from 0 (DDIM) to 1 (ancestral)')
@@ -100,7 +100,7 @@ def latent_preset(
     return from_preset(LatentConfig, latent_sizes, name, changes=changes)
 
 def latent_unet(c:LatentConfig):
-    "MONAI's U-Net for noisy latents beside those of the guess."
+    "MONAI's U-Net; it reads noisy latents and the guess's latents."
     from monai.networks.nets.diffusion_model_unet import DiffusionModelUNet
     n = c.vae['latent_channels']
     return DiffusionModelUNet(
@@ -163,7 +163,7 @@ def terms_latent(self:LatentModel,
 def terms(self:LatentModel,
     guess,     # (B, 1, D, H, W) HU, up-sampled thick slices
     target,    # (B, 1, D, H, W) HU, the thin ones
-    mask=None, # (B, 1, D, H, W) bool: voxels that are no padding
+    mask=None, # (B, 1, D, H, W) bool: voxels outside the padding
 )->Tensor: # (B,)
     "`terms_latent` of volumes."
     if guess.shape != target.shape:
@@ -177,7 +177,7 @@ def terms(self:LatentModel,
 def forward(self:LatentModel,
     thick:Tensor,     # (B, 1, m, H, W) 1000 HU
     operators:Tensor, # (B, 4, n, m), of `slab_operators`
-    places:Tensor,    # (B, n, 3); the latents know where they are
+    places:Tensor,    # (B, n, 3), unused
     target=None,      # (B, 1, n, H, W) 1000 HU: training
 )->Tensor: # (B,) loss terms, or (B, 1, n, H, W) 1000 HU: a sample whose slab means are the thick slices
     "A batch of `collate_pairs`."
@@ -193,9 +193,9 @@ def sample(self:LatentModel,
     guess,           # (B, 1, D, H, W) HU on the thin grid
     seeds=None,      # one a series; default: 0 for all
     steps=None,      # of DDIM; default: the config's
-    thick=None,      # (B, 1, D', H, W) HU, what was measured
+    thick=None,      # (B, 1, D', H, W) HU, the measured slices
     operator=None,   # `ThickSlice` from the thin grid to the thick
-    consistent=True, # average back to `thick`, where it is given
+    consistent=True, # average back to `thick`, if given
     progress=False,  # a bar
 )->Tensor: # (B, 1, D, H, W) HU
     "One sample for each series."
@@ -205,7 +205,7 @@ def sample(self:LatentModel,
     if (thick is None) != (operator is None):
         raise InputError('LatentModel.sample: thick and operator belong together; `slab.between(thin, thick)` makes '
                          'the operator')
-    if thick is not None: # refuse what doesn't fit before the work
+    if thick is not None: # refuse a mismatch before the work
         operator(guess[:1])
         operator.adjoint(thick[:1])
     made = []
@@ -224,7 +224,7 @@ def _agree(hu, thick, operator): return operator.project_within(hu, thick, *limi
 
 @patch
 def draws(self:LatentModel, guess, n, seed=0, **kw)->Tensor: # (n, B, 1, D, H, W) HU
-    "Several samples: their mean errs less than each, their spread says what the thick slices leave open."
+    "Several samples: their mean errs less; their spread shows what the thick slices leave undetermined."
     return torch.stack([self.sample(guess, [seed + i]*len(guess), **kw) for i in range(n)])
 
 @patch
@@ -257,7 +257,7 @@ def fit_vae(self:LatentModel,
     steps=1000, # of that training
     seed=0,
 ):
-    "The autoencoder before the diffusion: its weights, and its scale on training patients."
+    "Load or train the autoencoder, and measure its scale on training patients."
     data = cohort.dataset('train', augment=True, seed=seed, passes=4)
     volumes = [1000*data[i][3] for i in range(min(512, len(data)))]  # HU
     if path: self._load_vae(path)
@@ -276,13 +276,13 @@ def _load_vae(self:LatentModel, path): # MAISI's checkpoint, or a folder
 def use_autoencoder(self:LatentModel,
     path, # MAISI's checkpoint, or a folder that `MaisiVAE.save` wrote
 ):
-    "Another autoencoder in place of the stored one; the scale stays that which the diffusion was trained with."
+    "Replace the stored autoencoder; keep the scale that the diffusion was trained with."
     scale = self.vae.scale.clone()
     self._load_vae(path)
     self.vae.scale.copy_(scale)
 
 def vae_config(path)->dict: # fields of `VAEConfig`
-    "Of MAISI's checkpoint, or of the folder of a `MaisiVAE`."
+    "The settings of MAISI's checkpoint or a `MaisiVAE` folder."
     if not Path(path).exists():
         raise InputError(f"{path}: no such file or folder. Give MAISI's checkpoint, or the folder of an autoencoder")
     return (stored_vae(path) if Path(path).is_dir() else vae_preset('published')).to_dict()
@@ -290,12 +290,12 @@ def vae_config(path)->dict: # fields of `VAEConfig`
 # %% ../../nbs/47_latent.ipynb #2f0403fe
 @patch(cls_method=True)
 def changes_from(cls:LatentModel, run, before=None, fitted=None)->dict: # as `SavedModel.changes_from`
-    "The autoencoder's settings: those that a resumed run has begun with, or those of the one that the run names."
+    "The autoencoder's settings, from the resumed run or from the autoencoder that the run names."
     return dict(vae=(fitted or {}).get('vae') or vae_config(run.autoencoder)) if run.autoencoder else {}
 
 @patch
 def fit_before(self:LatentModel, run, cohort, cases=256)->dict: # as `SavedModel.fit_before`
-    "The autoencoder; what the model has to beat is the interpolation."
+    "Fit the autoencoder; return the interpolation's scores to beat."
     floors = SliceModel.fit_before(self, run, cohort)
     self.fit_vae(cohort, run.autoencoder, run.autoencoder_steps, run.seed)
     return floors
@@ -320,8 +320,8 @@ def series_cost(
     samples=1,
     gpu='80GB', # a size, or a name in `memory.cards`
     precision='float32', # in which samples are drawn; or 'bf16'
-)->dict: # gigabytes each part needs, windows, seconds (None for a card whose speed isn't known)
-    "What a series takes on a card, at batch 1."
+)->dict: # gigabytes each part needs, windows, seconds (None for a GPU of unknown speed)
+    "A series' cost on a GPU, at batch 1."
     c, v = config, VAEConfig.from_dict(config.vae)
     with torch.device('meta'): whole = MaisiVAE(v).padded_shape(shape)
     piece = [min(n, w) for n, w in zip(whole, v.window)]
@@ -331,7 +331,7 @@ def series_cost(
                ((1, 2*v.latent_channels, *[k//v.factor for k in whole]), torch.zeros(1, dtype=torch.long)))
     encode = run(lambda: _Half(v, False), ((1, 1, *piece),))
     decode = run(lambda: _Half(v, True), ((1, v.latent_channels, *[k//v.factor for k in piece]),))
-    volumes = 6*math.prod(whole)*4/1e9  # guess, sample, what is blended, and their like
+    volumes = 6*math.prod(whole)*4/1e9  # guess, sample, blended volume and the like
     seconds = unet.seconds and n*encode.seconds + samples*(c.sample_steps*unet.seconds + n*decode.seconds)
     return dict(unet_gb=unet.needs/1e9, autoencoder_gb=max(encode.needs, decode.needs)/1e9 + volumes, windows=n,
                 seconds=seconds)

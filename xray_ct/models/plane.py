@@ -28,10 +28,10 @@ class PlaneNetConfig(ModelConfig):
     "Everything that rebuilds a `PlaneNet`."
     widths: tuple = (64,) # channels of each level; the first works on 2×2 pixels, each next on twice as many
     blocks: int = 5 # residual blocks of a level, on the way down and up
-    ratios: tuple = (1.5, 8.) # of the training: slab spacing in thin slices
+    ratios: tuple = (1.5, 8.) # in training: slab spacing in thin slices
     thickness: tuple = (.6, 1.5) # slab thickness in slab spacings
-    gain: float = 1. # of what the mean of both directions adds: means of answers are smaller than what they estimate
-    spread: float = 1. # errors in units of `PlaneNet.refine`'s spread, as measured on series held back
+    gain: float = 1. # factor on the network's addition: a mean of answers is smaller than what it estimates
+    spread: float = 1. # errors in units of `PlaneNet.refine`'s spread, measured on held-out series
 
     def __post_init__(self):
         super().__post_init__()
@@ -40,7 +40,7 @@ class PlaneNetConfig(ModelConfig):
 
 # %% ../../nbs/49_plane.ipynb #cd35f9a7
 def fast_bf16()->bool:
-    "True if this CPU computes in bfloat16 by itself (AMX), or there is a GPU; other CPUs are slower in it."
+    "True if this CPU has bfloat16 units (AMX), or there is a GPU; other CPUs are slower in it."
     try: return torch.cuda.is_available() or 'amx_bf16' in Path('/proc/cpuinfo').read_text()
     except OSError: return False
 
@@ -49,14 +49,14 @@ class ScaledBlock(nn.Module):
     def __init__(self, n, cond):
         super().__init__()
         self.first, self.second = nn.Conv2d(n, n, 3, 1, 1), nn.Conv2d(n, n, 3, 1, 1)
-        nn.init.kaiming_normal_(self.second.weight)         # from zero it took 300 steps more to learn anything
+        nn.init.kaiming_normal_(self.second.weight)         # from zero, learning began 300 steps later
         self.film = zeroed(nn.Linear(cond, 2*n))
-    def forward(self, x, g): # (B, C, h, w), (B, cond); g of one item where all have the same geometry
+    def forward(self, x, g): # (B, C, h, w), (B, cond); g has one item if all share the geometry
         scale, shift = self.film(g).chunk(2, 1)
         if torch.is_grad_enabled() or len(g) > 1:
             scale, shift = (v[..., None, None].to(x.dtype) for v in (scale, shift))
             return x + self.second(F.silu(self.first(F.silu(x))*(1 + scale) + shift))
-        # one geometry: it goes into the weights, and memory is used again: that is what takes most of the time
+        # one geometry: fold it into the weights and reuse memory, which takes most of the time
         weight, bias = self.first.weight*(1 + scale[0])[:, None, None, None], self.first.bias*(1 + scale[0]) + shift[0]
         return x.add_(self.second(F.silu(F.conv2d(F.silu(x), weight, bias, 1, 1), inplace=True)))
 
@@ -64,7 +64,7 @@ class ScaledBlock(nn.Module):
 class PlaneNet(SavedModel):
     "Thick rows of planes (B, m, W) → thin rows (B, n, W), in HU."
     Config, kind, reads, title = PlaneNetConfig, 'plane', 'slices', 'plane network'
-    trains = False # by planes alone: see `Teacher`
+    trains = False # `Teacher` does it
     wants_pixel = has_spread = True
     def __init__(self, config:PlaneNetConfig=None):
         config = config or PlaneNetConfig()
@@ -81,7 +81,7 @@ class PlaneNet(SavedModel):
         self.head = zeroed(nn.Conv2d(w[0], 4, 3, 1, 1))
         self.to(memory_format=torch.channels_last)                                   # a third faster on a CPU
     @property
-    def step(self): return 2**len(self.config.widths) # rows and columns that the coarsest level sees as one
+    def step(self): return 2**len(self.config.widths) # rows and columns that the coarsest level merges
 
 # %% ../../nbs/49_plane.ipynb #991a3cbe
 @patch
@@ -91,7 +91,7 @@ def residual(self:PlaneNet,
     offset, # (n,) from the nearest slab's centre, in slab spacings
     geometry, # (B, 4)
 )->Tensor: # (B, n, W) 1000 HU
-    "What the network adds to the interpolation, before it is projected."
+    "The network's residual before projection."
     n, W = first.shape[1:]
     place = offset[None, :, None].expand_as(first)
     x = torch.stack([first + 1, nearest - first, place, place.abs()*2 - .5], 1)
@@ -112,7 +112,7 @@ def residual(self:PlaneNet,
 
 # %% ../../nbs/49_plane.ipynb #691f7abd
 def geometry_of(slabs:Slabs, aspect:Tensor)->Tensor: # (B,) → (B, 4)
-    "What the network is told: ratio, thickness, width of a column."
+    "The network's geometry input: ratio, thickness, width of a column."
     ratio, thickness = slabs.step/slabs.fine, slabs.thickness/slabs.step
     same = torch.ones_like(aspect)
     return torch.stack([same*(math.log2(ratio) - 2), same*1/ratio, same*(thickness - 1)*2, aspect.log2()], 1).float()
@@ -121,10 +121,10 @@ def geometry_of(slabs:Slabs, aspect:Tensor)->Tensor: # (B,) → (B, 4)
 def forward(self:PlaneNet,
     thick:Tensor, # (B, m, W) HU
     slabs:Slabs, # where the rows lie
-    aspect:Tensor, # (B,) mm between columns a mm between thin rows
+    aspect:Tensor, # (B,) mm between columns per mm between thin rows
     consistent=True, # add only what the slabs don't see?
 )->Tensor: # (B, n, W) HU
-    "Consistent cubic, and what the network adds to it."
+    "Consistent cubic plus the network's residual."
     y = thick.float()/1000
     first, nearest = slabs.cubic @ y, slabs.nearest @ y
     offset = (slabs.thin_at - slabs.nearest.cpu().double() @ slabs.thick_at)/(slabs.step*slabs.sign)
@@ -138,13 +138,13 @@ def plane_loss(
     slabs, pred, thin, # (B, n, W) HU each
     level=0., # weight of the squared mean error of each tissue
 )->Tensor: # scalar
-    "0.2 L1 and 0.5 MSE in units of 100 HU, of the part that the slabs don't see; the rest is given."
+    "0.2 L1 and 0.5 MSE in units of 100 HU, of the part that the slabs don't determine."
     thin = thin.clamp(-1200, 1600)
     e = slabs.hidden(pred - thin)/100
     loss = .2*e.abs().mean() + .5*e.square().mean()
     for low, high in TISSUES.values() if level else ():
         on = (thin >= low) & (thin < high)
-        loss = loss + level*((e*on).sum()/on.sum().clamp_min(500)).square()       # a few voxels say little of a mean
+        loss = loss + level*((e*on).sum()/on.sum().clamp_min(500)).square()       # few voxels give no reliable mean
     return loss
 
 # %% ../../nbs/49_plane.ipynb #ccc46014
@@ -175,23 +175,23 @@ class RunningMean:
         mean += off/n
         if self.square is not None: self.square[place] += off*(part - mean)
         self.n = n
-    def var(self): # of a voxel and its 26 neighbours: two answers alone are equal by chance in many places
+    def var(self): # of a voxel and its 26 neighbours: two answers alone are often equal by chance
         return F.avg_pool3d(self.square.div_(max(self.n - 1, 1))[None], 3, 1, 1, count_include_pad=False)[0]
 
 # %% ../../nbs/49_plane.ipynb #2e658146
 def slab_noise(
     thick:Tensor, # (m, H, W) HU
 )->float: # HU
-    "Standard deviation of the slices' noise: second differences where the body is flattest."
+    "Standard deviation of the slices' noise, by second differences where the body is flattest."
     if len(thick) < 3: return 0.
     y = thick[:, ::3, ::3]
     d = (y[1:-1] - (y[2:] + y[:-2])/2)[y[1:-1] > -300].abs()
     if len(d) < 100: return 0.
-    return float(d.sort().values[len(d)//4])/.3186/1.5**.5        # a quarter of a normal law lies within 0.3186
+    return float(d.sort().values[len(d)//4])/.3186/1.5**.5        # a quarter of a normal law is within 0.3186
 
 def span(
     seen:Tensor, # (B, W) bool: columns of some planes
-    margin=24, # columns, as far as the network looks
+    margin=24, # columns, the network's reach
 )->slice|None: # None where there is nothing
     "The columns from the first to the last that shows something, in steps of 16, and a margin."
     at = seen.any(0).nonzero()
@@ -206,16 +206,16 @@ def refine(self:PlaneNet,
     thick:Tensor, # (m, H, W) HU
     thin_at, thick_at, # (n,) and (m,) mm
     thickness, # of the thick slices, mm
-    consistent=None, # add only what the thick slices don't see? default: yes
+    consistent=None, # keep the slab averages? default: yes
     seed=0, # a regression has one answer
     pixel=(1., 1.), # mm between rows, between columns
-    spread=False, # return how far the answer may be off as well? a standard deviation
-    mirrored=False, # ask for each plane's mirror image, too: twice the time
-    air=-900., # HU; where no slice shows more, there is nothing to add to cubic interpolation
+    spread=False, # also return the standard deviation of the error?
+    mirrored=False, # also use each plane's mirror image? twice the time
+    air=-900., # HU; where no slice exceeds it, cubic interpolation is kept
     batch=4, # planes at a time
     progress=False, # a bar
 ): # (n, H, W) HU; with `spread` two of them
-    "Mean of coronal and sagittal planes; its spread is twice their difference and the noise that slabs averaged away."
+    "Mean of coronal and sagittal planes; spread: twice their difference, with the noise that slabs averaged away."
     from tqdm.auto import tqdm
     device = next(self.parameters()).device
     slabs = Slabs(torch.as_tensor(thin_at).double(), torch.as_tensor(thick_at).double(), float(thickness)).to(device)
@@ -242,7 +242,7 @@ def refine(self:PlaneNet,
 
 # %% ../../nbs/49_plane.ipynb #50d9e78b
 class Teacher:
-    "A training that can stop and go on: network, its running mean, optimiser, random state, seconds spent."
+    "A training that can stop and resume: network, its running mean, optimiser, random state, seconds spent."
     def __init__(self,
         net:PlaneNet,
         planes:Planes,
@@ -260,12 +260,12 @@ class Teacher:
         self.mean = {k: v.detach().clone() for k, v in net.state_dict().items()}
         self.steps, self.seconds, self.loss = 0, 0., math.nan
 
-    def rate(self, share): # share of the time that is spent → learning rate
+    def rate(self, share): # share of the time spent → learning rate
         "A short rise, then half a cosine."
         return self.lr*(share/.03 if share < .03 else .5*(1 + math.cos(math.pi*(share - .03)/.97)) + .01)
 
     def step(self, share):
-        "One batch."
+        "Train on one batch."
         for g in self.optimiser.param_groups: g['lr'] = self.rate(share)
         own = self.draw(self.rng) if self.draw else {}
         slabs, thick, thin, aspect = draw_batch(self.planes, self.config, self.batch, self.rng, **own)
@@ -282,13 +282,13 @@ class Teacher:
 # %% ../../nbs/49_plane.ipynb #e2dc684d
 @patch
 def run(self:Teacher,
-    seconds, # in all, those of earlier runs included
+    seconds, # in all, with earlier runs
     save=None, # file of the state; written every `every` seconds, and at the end
     every=30.,
     tell=None, # called with the teacher after each step
-    clock=time.perf_counter, # what is counted: seconds on the wall, or `time.process_time` on a busy machine
+    clock=time.perf_counter, # elapsed time, or `time.process_time` on a busy machine
 )->PlaneNet: # with its running mean, in eval mode
-    "Teach until the time is spent."
+    "Train until the time is spent."
     last = now = clock()
     while self.seconds < seconds:
         self.step(self.seconds/seconds)
@@ -303,7 +303,7 @@ def run(self:Teacher,
 # %% ../../nbs/49_plane.ipynb #6af0ac51
 @patch
 def save(self:Teacher, file, key=''): # key: what the state belongs to; kept from `load`
-    "Everything that going on needs, as tensors and text: nothing in it can run."
+    "Save everything that resuming needs, as tensors and text without code."
     self.key = key or getattr(self, 'key', '')
     names = [n for n, _ in self.net.named_parameters()]
     state = self.optimiser.state_dict()['state']
@@ -315,8 +315,8 @@ def save(self:Teacher, file, key=''): # key: what the state belongs to; kept fro
     save_tensors(file, tensors, state=json.dumps(told), key=self.key)
 
 @patch
-def load(self:Teacher, file, key='')->bool: # False where the file is of something else
-    "Go on from a state."
+def load(self:Teacher, file, key='')->bool: # False if the file belongs to something else
+    "Resume from a state."
     tensors, texts = read_tensors(file, what='not the state of a training', remedy='remove it to begin anew')
     told = json.loads(texts['state'])
     if key and texts.get('key') != key or told['config'] != self.net.config.to_dict(): return False
@@ -338,9 +338,9 @@ def own_geometry(
     vol:Volume, # thick
     spacing, # of the thin slices, mm
     thickness, # of the thick ones, mm
-    rows=80, # thin rows of an item, where the planes have as many
+    rows=80, # thin rows of an item, if the planes have as many
 )->tuple: # `PlaneConfig`; rng → arguments of `draw_batch`
-    "Slabs as the series has them, a little varied, on its own planes."
+    "Slabs like the series' own, slightly varied, on its own planes."
     ratio, T, size = vol.spacing[0]/spacing, thickness/vol.spacing[0], min(vol.shape[1:])
     zoom = max(1., *(spacing/p for p in vol.spacing[1:]))
     rows = min(max(rows, math.ceil(5*ratio)), int(size/zoom) - 2)
@@ -356,17 +356,17 @@ def own_geometry(
 
 # %% ../../nbs/49_plane.ipynb #43560511
 def adapt(
-    net, # `PlaneNet`, which is left as it is; None: from scratch
+    net, # `PlaneNet`, not changed; None: from scratch
     vol:Volume, # the thick series itself
     spacing, # of the thin slices, mm
     thickness, # of the thick ones, mm
     minutes, # in all
-    folder=None, # the state is kept here; a state of the same series is gone on from
+    folder=None, # for the state; a state of the same series is resumed
     progress=False, # a bar
     lr=None, # default 1e-3, from scratch 2.5e-3
-    clock=time.perf_counter, # what `minutes` are counted by
+    clock=time.perf_counter, # clock for `minutes`
 )->PlaneNet:
-    "Teach a network by the series' own planes; of 24 slices or more each eighth is left for a test."
+    "Train a network on the series' own planes; of 24 slices or more every eighth is left for a test."
     from tqdm.auto import tqdm
     told = (vol.spacing, float(spacing), float(thickness), net is None)
     key = hashlib.sha256(np.ascontiguousarray(vol.array).tobytes() + repr(told).encode()).hexdigest()
@@ -387,8 +387,8 @@ def adapt(
     return taught
 
 # %% ../../nbs/49_plane.ipynb #3aa6d2d7
-def shipped_net(device='cpu')->PlaneNet|None: # None where the package has none
-    "The network that is in the package; its model card is beside the weights."
+def shipped_net(device='cpu')->PlaneNet|None: # None if the package has none
+    "The package's network; its model card is beside the weights."
     folder = weights_folder('plane')
     if not (folder/'config.json').is_file(): return None
     net = PlaneNet.load(folder, device)

@@ -20,7 +20,7 @@ from ..files import InputError, read_json, read_tensors, save_tensors, write_jso
 
 # %% ../../nbs/40_saved.ipynb #9d8086f5
 class Registry(MutableMapping):
-    "Name → class. A built-in class is imported when it is asked for; others are added where they are defined."
+    "Name → class. A built-in class is imported on request; others are added when they are defined."
     def __init__(self,
         what:str, # the word for an entry in messages: 'model'
         built_in:dict, # name → 'module:Class'
@@ -42,7 +42,7 @@ class Registry(MutableMapping):
 
     def __setitem__(self, name, cls):
         own = self.built_in.get(name)
-        # the notebook of a built-in class defines it once more, in __main__
+        # the notebook of a built-in class redefines it in __main__
         if own and cls.__module__ not in (own.split(':')[0], '__main__') or own and cls.__name__ != own.split(':')[1]:
             raise InputError(f'{cls.__module__}.{cls.__name__}: the name {name!r} belongs to the {self.what} of '
                              f'{own}. Choose another.')
@@ -61,7 +61,7 @@ backbones = Registry('backbone', dict(unet='xray_ct.blocks.layers:UNet3d',
 
 # %% ../../nbs/40_saved.ipynb #cdfe9c5f
 class ModelConfig:
-    "What every model's dataclass of settings can do."
+    "Base class of every model's settings."
     def __post_init__(self):
         for f in fields(self):
             if isinstance(f.default, tuple): object.__setattr__(self, f.name, tuple(getattr(self, f.name)))
@@ -100,18 +100,18 @@ def from_preset(
 
 # %% ../../nbs/40_saved.ipynb #8286d576
 class SavedModel(nn.Module):
-    "A model that its folder alone rebuilds. What its class declares is all that the rest of the library knows of it."
-    kind = ''            # its name; a class with a name of its own is in the registry
+    "A model that its folder alone rebuilds. The rest of the library uses only what its class declares."
+    kind = ''            # its name; a class that sets one enters the registry
     Config = None        # the dataclass of its settings, a `ModelConfig`
     presets = None       # name of a size → settings, or a function (geometry) → settings
     data = None          # (config, class) of the cohort it is trained on
     reads = ''           # 'xrays' or 'slices'
-    title = 'network'    # what a result is called
-    run_fields = ()      # fields of `RunConfig` that only some models heed, and this one does
+    title = 'network'    # name of a result
+    run_fields = ()      # fields of `RunConfig` that only some models use, this one included
     needs_target = False # does training give it the target beside the input?
     trains = True        # does `fit` train it? (else a notebook of its own does)
-    stochastic = False   # does it draw samples (`seed`, `draws`), rather than have one answer?
-    # beginnings of the names of tensors that are fitted before training, and that training leaves alone
+    stochastic = False   # does it draw samples (`seed`, `draws`)? (else one answer)
+    # name prefixes of tensors that are fitted before training and fixed during it
     fixed = ()
 
     def __init_subclass__(cls, **kw):
@@ -137,7 +137,7 @@ class SavedModel(nn.Module):
 @patch(cls_method=True)
 def changes_from(cls:SavedModel,
     run, # `RunConfig`
-    before:dict=None, # `config.json` of the model that it goes on from
+    before:dict=None, # `config.json` of the model that it continues
     fitted:dict=None, # `fitted_head` of a run that is resumed
 )->dict:
     "Fields of the model's config that follow from the run's."
@@ -147,16 +147,16 @@ def changes_from(cls:SavedModel,
 def begin_with(self:SavedModel,
     other, # the trained model that the run names as `previous`
 )->SavedModel:
-    "Take over what a trained model has learnt."
+    "Take over a trained model's weights."
     raise InputError(f'{self.kind}: this model does not begin with another. Leave out previous.')
 
 @patch
 def fit_before(self:SavedModel,
     run, # `RunConfig`
     cohort, # of the class that `data` names
-    cases:int=256, # a base is fitted on at most so many training cases
-)->dict: # 'base_psnr', 'mean_volume_psnr': dB on the validation part, None where there is nothing to beat
-    "Fit what training starts from."
+    cases:int=256, # a base is fitted on at most this many training cases
+)->dict: # 'base_psnr', 'mean_volume_psnr': dB on the validation part, None if there is nothing to beat
+    "Fit the start of training."
     return dict(base_psnr=None)
 
 # %% ../../nbs/40_saved.ipynb #c835dbdd
@@ -164,7 +164,7 @@ def fit_before(self:SavedModel,
 def criterion(self:SavedModel,
     run, # `RunConfig`
 )->nn.Module: # (prediction, target, X-rays or thick slices) → scalar
-    "What a run minimises."
+    "The loss of a run."
     raise NotImplementedError
 
 @patch(cls_method=True)
@@ -177,12 +177,12 @@ def example(cls:SavedModel,
 
 @patch
 def take_penalty(self:SavedModel)->Tensor: # scalar, or None
-    "What a part of the model adds to the loss of this step."
+    "A penalty that the model adds to this step's loss."
     return None
 
 @patch
 def callbacks(self:SavedModel)->list:
-    "fastai callbacks that this model wants in its training."
+    "fastai callbacks for this model's training."
     return []
 
 @patch
@@ -195,12 +195,12 @@ def use_autoencoder(self:SavedModel,
 # %% ../../nbs/40_saved.ipynb #68847d69
 @patch
 def fitted_tensors(self:SavedModel)->dict: # name → tensor
-    "What `fit_before` has fitted."
+    "The tensors that `fit_before` fitted."
     return {k: v for k, v in self.state_dict().items() if k.startswith(self.fixed)} if self.fixed else {}
 
 @patch
 def fitted_head(self:SavedModel)->dict: # JSON-able
-    "What it takes to make room for `fitted_tensors`."
+    "Settings that allocate `fitted_tensors`."
     return {}
 
 @patch
@@ -208,7 +208,7 @@ def set_fitted(self:SavedModel,
     tensors:dict, # of `fitted_tensors`
     head:dict, # of `fitted_head`
 ):
-    "Put back what an earlier process has fitted."
+    "Restore what an earlier process fitted."
     self.load_state_dict({k: v for k, v in tensors.items() if self.fixed and k.startswith(self.fixed)}, strict=False)
 
 @patch
@@ -216,7 +216,7 @@ def pretend_fitted(self:SavedModel,
     cases:int, # training CTs
     copies:int=0, # moved copies of each that a base learns from
 ):
-    "Make room for what `fit_before` would fit, without data: `vet` counts it."
+    "Allocate what `fit_before` would fit, without data, for `vet`."
 
 # %% ../../nbs/40_saved.ipynb #63677674
 _needed = dict(
@@ -228,7 +228,7 @@ _needed = dict(
 def model_class(
     kind:str, # a name in `models`
 )->type: # a subclass of `SavedModel`
-    "The class of a model, which has declared all that a run needs."
+    "The class of a model; an incomplete declaration is refused."
     cls = models[kind]
     needed = _needed if cls.trains else ('Config', 'reads', 'forward')
     missing = [k for k in needed if not getattr(cls, k, None) or getattr(cls, k) is getattr(nn.Module, k, None)
@@ -244,14 +244,14 @@ _unsaid = {k: getattr(getattr(SavedModel, k), '__func__', getattr(SavedModel, k)
 # %% ../../nbs/40_saved.ipynb #75861416
 @patch
 def extra_config(self:SavedModel)->dict: # JSON-able
-    "What `config.json` says beside kind and settings."
+    "Entries of `config.json` beside kind and settings."
     return {}
 
 @patch
 def set_extra(self:SavedModel,
     d:dict, # `config.json`
 ):
-    "Make room for what `extra_config` names."
+    "Allocate what `extra_config` names."
 
 @patch
 def save(self:SavedModel,
@@ -351,7 +351,7 @@ def weights_folder(
 def about_weights(
     folder:Path, # of a saved model
 )->dict|None: # name, made_for, command, data, measured, limits; folder and MB. None: these are not the package's
-    "What the package says of weights that come with it."
+    "The package's notes on weights that come with it."
     folder = Path(folder)
     if not (folder/'about.json').is_file() or folder.resolve().parent != weights_folder('').resolve(): return None
     size = sum(f.stat().st_size for f in folder.iterdir())/1e6
@@ -365,7 +365,7 @@ def shipped_weights()->dict: # name → `about_weights`
 def shipped_folder(
     name:str, # of weights that come with the package
 )->Path:
-    "Their folder; `InputError` where this version has none."
+    "Their folder; `InputError` if this version has none."
     folder = weights_folder(name)
     if not (folder/'config.json').is_file():
         own = ', '.join(shipped_weights()) or 'none'
@@ -377,7 +377,7 @@ def shipped_folder(
 files_used = {}  # absolute path → module, of `use_file`
 
 def use_file(
-    spec:str|Path, # 'FILE.py:Class', or 'FILE.py' where the names in it are known otherwise
+    spec:str|Path, # 'FILE.py:Class', or 'FILE.py' without choosing a class
 )->str: # the kind of the class; '' where none was named
     "Run a Python file that declares models, backbones or data."
     name, colon, wanted = str(spec).rpartition(':') if '.py:' in str(spec) else (str(spec), '', '')
@@ -393,7 +393,7 @@ def use_file(
     return cls.kind
 
 def _run_file(path, name):
-    "Import a file under its own stem, which worker processes and pickles know it by."
+    "Import a file under its stem, the name that worker processes and pickles use."
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(module_spec)
     if path.stem in sys.modules: raise InputError(f'{name}: a module {path.stem!r} is loaded already. Rename the file')
@@ -410,7 +410,7 @@ def chosen_model(
     spec:str, # a name in `models`, or 'FILE.py:Class'
     reads:str='', # 'xrays' or 'slices'; '': either
 )->str: # its kind
-    "What the command line calls `--model`."
+    "The kind of model that `--model` names."
     kind = use_file(spec) if '.py' in spec else spec
     cls = model_class(kind)
     if not cls.trains:
