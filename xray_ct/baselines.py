@@ -142,21 +142,21 @@ class Pca:
 # %% ../nbs/60_baselines.ipynb #c4fdc9d6
 @dataclass
 class Known:
-    "What a baseline may use: the training cases, the geometry, and what others predict to lie outside the field."
+    "The data of a baseline: training cases, geometry, and a prediction of what lies outside the field."
     xrays: Tensor # (N, V, h, w) line integrals of the training cases
     volumes: object # (N, 1, D, H, W) or a sequence of (1, D, H, W), model space
     projector: object # A
     window: Window = Window.named('full')
     ridge: object = None # a fitted Ridge; None: fit one here
     kev: float = 60. # effective energy, keV
-    outside: object = None # X-rays → `Outside`; None: the field holds everything
+    outside: object = None # X-rays → `Outside`; None: nothing lies outside the field
     def __post_init__(self):
         if self.ridge is None: self.ridge = Ridge.fit(self.xrays, self.volumes)
     @cached_property
     def mean(self): return self.window.inverse(mean_volume(self.volumes))
     @cached_property
     def pca(self): return Pca(self.volumes, self.projector, self.window, self.kev)
-    def inner(self, xrays): # line integrals without what is expected outside the field
+    def inner(self, xrays): # line integrals minus the expected part from outside the field
         return xrays if self.outside is None else xrays - self.outside(xrays).mean
     def average(self, rows): # (B, k) indices of training cases → HU
         return torch.stack([self.window.inverse(sum(self.volumes[i] for i in row.tolist())/len(row)) for row in rows])
@@ -210,7 +210,7 @@ def baselines(
     settings=None, # from `choose_settings`; None: the usual ones
     only=None, # names; None: all
 )->dict: # name → (B, 1, D, H, W) HU
-    "What every baseline of the registry predicts."
+    "The prediction of every baseline in the registry."
     known = train if isinstance(train, Known) else Known(*train, projector, window, ridge, kev)
     if known.xrays.shape[1:] != xrays.shape[1:]:
         raise InputError(f'baselines: the training X-rays are {tuple(known.xrays.shape[1:])} each (views, rows, '
@@ -220,17 +220,17 @@ def baselines(
 
 # %% ../nbs/60_baselines.ipynb #8f254223
 def bootstrap(
-    scores, # (N,) of the cases, or (S, N): those of each of S training runs, in one order
-    patients, # whose the cases are
+    scores, # (N,) of the cases, or (S, N) from S training runs, in one order
+    patients, # the patient of each case
     draws=4000,
     seed=0,
 )->tuple: # mean, lower and upper end of a 95 % interval
-    "Between what limits other patients of the same kind, and other training runs, would put a mean (Efron 1979)."
+    "A mean and its interval over patients of the same kind, and over training runs (bootstrap, Efron 1979)."
     scores = torch.as_tensor(scores, dtype=torch.double).reshape(-1, len(patients))
     names = sorted(set(patients))
     own = torch.tensor([[p == q for q in patients] for p in names], dtype=torch.double)     # (patients, N)
     g = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(names), (draws, len(names)), generator=g)             # patients, with all they have
+    drawn = torch.randint(len(names), (draws, len(names)), generator=g)             # patients, with all their cases
     runs = torch.randint(len(scores), (draws, len(scores)), generator=g)
     times = lambda which, n: torch.zeros(draws, n, dtype=torch.double).scatter_add_(
         1, which, torch.ones(which.shape, dtype=torch.double))
@@ -251,7 +251,7 @@ def score_batch(
     protocol='hu', # of `metrics.score`
     kev=60.,
     outside=0., # (B, V, h, w) line integrals of what lies outside the field, see `outside_estimate`
-    patients=None, # whose the cases are; then each headline score has its interval, and each case's value is kept
+    patients=None, # the patient of each case; adds an interval to each headline score and keeps each case's value
     bodies=None, # (B,) masks of the truths, for protocol 'v2' and 'masked'; None: made here
 )->dict: # means over the cases, their standard deviations as <key>_spread, reprojection_nrmse, reprojection_ncc
     "Score predictions case by case and average."
@@ -285,7 +285,7 @@ def baselines_table(
     only=None, # names of the baselines; None: all
     **kw # for `consistent`
 )->list: # of dicts: name, consistency (bool), and the means of `score_batch`
-    "Every baseline, and what else is given, scored without and with data consistency."
+    "Score every baseline, and `extra`, without and with data consistency."
     known = train if isinstance(train, Known) else Known(*train, projector, window, ridge, kev)
     A, kev, (xrays, truth) = known.projector, known.kev, (test[0], known.window.inverse(test[1]))
     outside = known.outside(xrays) if known.outside else None

@@ -27,7 +27,7 @@ from .pictures import save_figure
 
 # %% ../nbs/53_callbacks.ipynb #e68aaa83
 class Reseed(Callback):
-    "What is random follows from (seed, epoch, step): a run can begin anywhere without a generator's state."
+    "Random numbers follow from (seed, epoch, step): a run can begin anywhere without a generator's state."
     order = -20
     def __init__(self, seed):
         self.seed = seed
@@ -53,7 +53,7 @@ class Reseed(Callback):
     def before_validate(self): self.reseed()
 
 def remaining_batches(dl, skip):
-    "What a loader's epoch has after so many batches."
+    "The rest of a loader's epoch after `skip` batches."
     return type(dl).get_idxs(dl)[skip*dl.bs:]
 
 # %% ../nbs/53_callbacks.ipynb #6d2b2a3e
@@ -67,7 +67,7 @@ def learning_rate(
 
 class Schedule(Callback):
     "Learning rate by the share of the budget used. Ends the run when the minutes are up."
-    clock = staticmethod(time.monotonic)  # of the minutes; comparisons put the processor's in its place
+    clock = staticmethod(time.monotonic)  # of the minutes; comparisons replace it by processor time
     order = 5  # before mixed precision (10) opens its context: a batch that is cancelled after that would leave it open
     def __init__(self, config):
         self.config, self.rate = config, config.lr
@@ -165,8 +165,8 @@ class Score(Callback):
 
 # %% ../nbs/53_callbacks.ipynb #c3e6c0ce
 class Gate(Callback):
-    """After three epochs a model that isn't above the mean volume has learnt nothing, nor has one that isn't above
-    its base: say so."""
+    """Warn after three epochs if the model is not above the mean volume, or not above its base: it has learnt
+    nothing."""
     order = 70
     def __init__(self, score, floor, base=None): # dB
         self.score, self.floors = score, {'the mean volume': floor, 'the base it started from': base}
@@ -207,7 +207,7 @@ class EpochLog(Callback):
 
 # %% ../nbs/53_callbacks.ipynb #d81ec6ca
 def live_line():
-    "Writes over one line: in a terminal, or in a notebook's output; None where nobody is looking."
+    "Overwrites one line of a terminal or of a notebook's output; None where there is neither."
     if sys.stderr.isatty(): return lambda text: print(f'\r\x1b[K{text}', end='', file=sys.stderr, flush=True)
     if 'IPython' not in sys.modules or getattr(sys.modules['IPython'].get_ipython(), 'kernel', None) is None:
         return None
@@ -247,7 +247,7 @@ def model_page(model, item, title='', metrics=None, baselines=None):
                             title=title, metrics=metrics, baselines=baselines)
 
 class EpochPage(Callback):
-    "Draw the first validation patient after each epoch. A picture that can't be drawn is told once; training goes on."
+    "Draw the first validation patient after each epoch. A failed picture is reported once; training goes on."
     order = 75
     def __init__(self, folder, ema, score, floor):
         self.folder, self.ema, self.score, self.floor, self.item = Path(folder), ema, score, floor, None

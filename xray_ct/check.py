@@ -28,7 +28,7 @@ USABLE = 'usable', 'usable with care', 'not usable'
 
 @dataclass(frozen=True)
 class Finding:
-    "One thing that was looked at, and what it means."
+    "The result of one check, and its meaning."
     level: int # 0 fine, 1 care, 2 not usable
     about: str # name of the picture, or 'both pictures'
     what: str # 'grey levels', 'size', 'area', 'text', 'view', 'anatomy' or 'one patient'
@@ -133,7 +133,7 @@ def small(
     hidden=None, # (h, w) bool: no part of the picture
     side=SIDE,
 )->np.ndarray: # (side, side)
-    "The body's part of a picture, area means."
+    "A picture cropped to the body and shrunk by area means."
     a = np.asarray(lines, np.float32)
     if hidden is not None:
         rows, cols = (np.flatnonzero((~hidden).any(k)) for k in (1, 0))
@@ -150,7 +150,7 @@ def small(
 def ranks(
     a, # (..., h, w)
 )->np.ndarray: # (..., h*w), mean 0, norm 1; equal values share a rank
-    "What is left of pictures when only the order of their pixels counts."
+    "The ranks of each picture's pixels: only their order counts."
     flat = np.asarray(a, np.float64).reshape(-1, np.prod(a.shape[-2:]))
     flat = np.round((flat - flat.min(1, keepdims=True))/np.maximum(np.ptp(flat, 1)[:, None], 1e-9), 2)
     out = np.empty_like(flat)
@@ -168,7 +168,7 @@ def _patterns(pictures): # N of (SIDE + 4, SIDE + 4) → (9 N, SIDE**2) float32,
 
 @dataclass(frozen=True, eq=False)
 class Bank:
-    "What pictures of each view look like: of trunks in general, or of the patients that weights saw."
+    "Reference pictures of each view: of trunks in general, or of the patients that trained the weights."
     views: tuple # as in `Geometry.views`
     patterns: np.ndarray # (V, N, SIDE**2) from `ranks`
     source: str # 'trunks', or the name of the weights
@@ -186,7 +186,7 @@ class Bank:
     def fit(self,
         picture, # (SIDE, SIDE) from `small`
     )->dict: # {(view, way): correlation with the most similar pattern}
-        "How well a picture fits each view, plain and turned over in every way."
+        "How well a picture fits each view, plain and in every flipped or negative form."
         ways = ranks(np.stack([way(picture) for way in WAYS.values()])).astype(np.float32)
         best = np.einsum('wp,vnp->vwn', ways, self.patterns).max(-1)
         return {(v, w): float(best[i, j]) for i, v in enumerate(self.views) for j, w in enumerate(WAYS)}
@@ -243,12 +243,12 @@ def pair_findings(pictures, pixels, g, hidden, placed=True)->tuple: # findings, 
 
 # %% ../nbs/67_check.ipynb #49345679
 def same_picture(a, b): # two (h, w)
-    "Is it one picture twice, whatever its scale?"
+    "True if both are one picture, at any scale."
     if a.shape != b.shape: return False
     return float(np.corrcoef(a.ravel()[::7], b.ravel()[::7])[0, 1]) > .9999
 
 def symmetry(picture): # (SIDE, SIDE) of `small`
-    "How well a picture fits its own mirror image; frontal ones do."
+    "Correlation of a picture with its own mirror image; it is high for frontal pictures."
     shifted = [picture[:, max(0, s):SIDE + min(0, s)] for s in range(-3, 4)]
     return max(float((ranks(x) * ranks(x[:, ::-1])).sum()) for x in shifted)
 
@@ -259,12 +259,12 @@ def body_width(p, pixel, g, hidden): # mm in the plane of the isocentre
     to_isocentre = g.sid/g.sdd if g.mode == 'cone' else 1.
     return float(body[rows].sum(1).mean()*pixel[1]*to_isocentre) if rows.any() else 0.
 
-# a fit is a rank correlation; see the table at the end for what they were chosen from
+# limits of fits, which are rank correlations; they were chosen from the table at the end
 FIT = dict(refuse=.35, care=.5, upside_down=(-.12, -.35), swapped=(0., -.2), negative=.15, twice=-.13)
 
 # %% ../nbs/67_check.ipynb #257e9ca5
 def view_findings(pictures, views, hidden, bank, widths)->tuple: # findings, scores
-    "Is each picture a trunk, and the view that it is said to be?"
+    "Is each picture of a trunk, and of its stated view?"
     little = [small(p.lines, h) for p, h in zip(pictures, hidden)]
     fits, out = [bank.fit(a) for a in little], []
     own = [f[v, 'plain'] for f, v in zip(fits, views)]
@@ -295,7 +295,7 @@ def view_findings(pictures, views, hidden, bank, widths)->tuple: # findings, sco
 
 # %% ../nbs/67_check.ipynb #34a7395d
 def size_findings(pictures, widths, assumed=())->list:
-    "Pixel size and where it is from, and whether the body has a human width."
+    "Pixel size and its source, and whether the body has a human width."
     out = []
     for p, width in zip(pictures, widths):
         add = lambda level, text: out.append(Finding(level, _name(p), 'size', text))
@@ -312,8 +312,8 @@ def size_findings(pictures, widths, assumed=())->list:
 def known_xrays(
     model, # trained weights, in the geometry of the pictures
     most=16, # patients
-): # (N, V, h, w) line integrals of the patients whose volumes the weights keep, or None where they keep none
-    "X-rays of the patients behind a ridge base, as this acquisition would take them."
+): # (N, V, h, w) line integrals of the patients whose volumes the weights store, or None if they store none
+    "X-rays of the patients stored in a ridge base, simulated for this acquisition."
     ridge = getattr(getattr(model, 'root', model), 'ridge', None)
     if ridge is None or not len(ridge.volumes): return None
     volumes = ridge.volumes[:ridge.n//(1 + ridge.copies)]  # without moved copies
@@ -326,7 +326,7 @@ def known_bank(
     model, # trained weights, in the geometry of the pictures
     seen=None, # `known_xrays`
 )->Bank: # of the model's views
-    "What pictures look like: of trunks, and of the patients that the weights keep."
+    "Reference pictures: of trunks, and of the patients stored in the weights."
     bank, seen = trunk_bank(tuple(model.geometry.views)), known_xrays(model) if seen is None else seen
     return bank if seen is None else joined(bank, Bank.of(seen, model.geometry.views, 'the weights'))
 
@@ -335,7 +335,7 @@ QUANTILES, SHADOW = np.linspace(0, 1, 33), .08  # a body's shadow begins at this
 def densest(
     lines, # (h, w) line integrals of any scale
 )->float: # in their unit
-    "The densest part of a picture without its last specks: the 99.5th percentile of what attenuates."
+    "The densest part of a picture without specks: the 99.5th percentile of the attenuating pixels."
     return float(np.quantile(lines[lines > .05*lines.max()], .995)) if lines.max() > 0 else 1.
 
 def respond(
@@ -343,7 +343,7 @@ def respond(
     seen, # (N, h, w) line integrals of other patients in this view
     inside=None, # (h, w) bool: the picture
 )->np.ndarray: # (h, w) float32 line integrals
-    "The unknown curve of a detector, estimated: the rising one that gives the body the line integrals of other bodies."
+    "Estimate a detector's unknown curve: the rising curve that gives the body the line integrals of other bodies."
     body = lambda x: np.quantile(x[x > SHADOW], QUANTILES) if (x > SHADOW).sum() > 50 else QUANTILES
     theirs = np.mean([t*body(x/t) for x, t in zip(seen, map(densest, seen))], 0)
     own = np.maximum.accumulate(body(lines if inside is None else lines[inside])) + 1e-7*np.arange(len(QUANTILES))
@@ -352,7 +352,7 @@ def respond(
 # %% ../nbs/67_check.ipynb #85d4ce7c
 @dataclass(frozen=True, eq=False)
 class Check:
-    "What was found, and whether the pictures can be used."
+    "All findings, and the verdict on the pictures."
     pictures: list # of `Xray`, in the order of the views; empty where they could not be read
     findings: list # of `Finding`
     scores: dict = field(default_factory=dict) # numbers behind the findings
@@ -372,8 +372,8 @@ class Check:
         found = [dict(level=USABLE[f.level], about=f.about, what=f.what, text=f.text) for f in self.findings]
         return dict(verdict=self.verdict, reasons=self.reasons, findings=found, scores=self.scores)
 
-def shrunk(p:Xray, most=512)->tuple: # the picture with at most so many pixels along an edge; how much larger they are
-    "Area means; what is partly hidden is hidden."
+def shrunk(p:Xray, most=512)->tuple: # picture with at most `most` pixels an edge; their enlargement
+    "Shrink by area means; a partly hidden pixel counts as hidden."
     k = max(1, max(p.shape)//most)
     if k == 1: return p, (1., 1.)
     shape = tuple(max(8, n//k) for n in p.shape)
@@ -388,11 +388,11 @@ def judge_pictures(
     pictures, # `Xray`s, in the order of the geometry's views
     pixels, # (rows, columns) mm of each on the detector
     g:Geometry, # how they were taken
-    bank=None, # what such pictures look like; default `trunk_bank`
+    bank=None, # reference pictures; default `trunk_bank`
     assumed=(), # sentences about the geometry
-    placed=True, # is the geometry known? False: it is what the pictures' tags tell
+    placed=True, # is the geometry known? False: it comes from the pictures' tags
 )->Check:
-    "Look at pictures that have been placed. What needs two crossed views is left out where there are others."
+    "Check placed pictures. Tests that need two crossed views are left out for other views."
     views = [view_name(v) for v in g.views]
     findings = [f for p in pictures for f in grey_findings(p)]
     findings += [f for p in pictures for f in text_findings(p, ~_inside(p))]
@@ -410,7 +410,7 @@ def judge_pictures(
 
 # %% ../nbs/67_check.ipynb #87f8424d
 def _figure(check):
-    "Both pictures as they are hung, and what they say about each height."
+    "Both pictures as displayed, and their profiles along the body."
     from xray_ct.figures import Page, hues, show_xray
     fig = Page(13, 4.6, layout='constrained')
     axes = fig.subplots(1, 3, width_ratios=(1, 1, .8))
@@ -432,7 +432,7 @@ def _figure(check):
 
 # %% ../nbs/67_check.ipynb #7fafbf8f
 def check_sections(check)->list:
-    "What a report says about the pictures that it was made from."
+    "The check's findings as sections of a report."
     from xray_ct.report import Picture, Settings, Text
     why = '\n\n'.join(check.reasons) or 'Nothing speaks against them.'
     out = [Text('Can these pictures be used?', f'{check.verdict.capitalize()}.\n\n{why}')]

@@ -57,7 +57,7 @@ COMMANDS = MappingProxyType({  # what would decide each claim that is open
 })
 
 # %% ../nbs/63_claims.ipynb #5805755c
-REPORTED = MappingProxyType({  # measured elsewhere, once, without a result file: no verdict stands on them
+REPORTED = MappingProxyType({  # measured elsewhere, once, without a result file: no verdict depends on them
     'C2': 'on one H100, 0.74–1.00 times at equal width, 0.74–0.89 at equal parameters',
     'C3': 'on one H100, 0.95–0.98 of the peak with the fused kernel, 0.72–0.75 with the formula',
     'C6': 'on one H100, 0.35 (all switches on) and 0.51 times (off) the speed of direct',
@@ -69,7 +69,7 @@ VERDICTS = ('holds', 'fails', 'depends', 'open')
 def measured(
     values, # one number, or a list with one number for each seed (or turn)
 ) -> dict: # mean, spread, n, values; spread is None where n = 1
-    "Mean and sample standard deviation of what several seeds gave."
+    "Mean and sample standard deviation over several seeds."
     values = [float(v) for v in (values if isinstance(values, (list, tuple)) or hasattr(values, '__len__')
                                  else [values])]
     if not values: raise InputError('measured: no values. Give one number for each seed')
@@ -111,15 +111,15 @@ def _verdicts(parts):
 def under(
     *parts, # verdicts of one claim under several conditions
 ) -> str:
-    "Equal under all: that; it holds here and fails there: 'depends'; else 'open'."
+    "The verdict that all parts share; 'depends' if some hold and others fail; else 'open'."
     found = _verdicts(parts)
     if len(found) == 1: return parts[0]
     return 'depends' if 'depends' in found or {'holds', 'fails'} <= found else 'open'
 
 def both(
-    *parts, # verdicts of the things that a claim asserts together
+    *parts, # verdicts of one claim's joint assertions
 ) -> str:
-    "One fails: 'fails'; all hold: 'holds'; else 'open' while one is open, and 'depends'."
+    "'fails' if one fails, 'holds' if all hold; else 'open' if one is open, and otherwise 'depends'."
     found = _verdicts(parts)
     return next((v for v in ('fails', 'open', 'depends') if v in found), 'holds')
 
@@ -135,7 +135,7 @@ def _matching(v, pattern): # the lists of the values whose name matches
     if not found: raise KeyError(pattern)
     return found
 
-def _over(v, name, n): # one value for all seeds, or one a seed
+def _over(v, name, n): # one value for all seeds, or one per seed
     return v[name]*n if len(v[name]) == 1 else v[name]
 
 @_rule('C1',
@@ -287,7 +287,7 @@ def derive(
     return verdict, 'the values leave it open'*(verdict == 'open')
 
 # %% ../nbs/63_claims.ipynb #1333771e
-PLACES = ('out', 'cache')  # parameters that say where, not what
+PLACES = ('out', 'cache')  # parameters that name places and change no result
 
 def run_command(
     notebook, # 'diffusion' of nbs/runs/diffusion.ipynb
@@ -349,14 +349,14 @@ def write_claim(
     command, # the papermill command, see `run_command`
     parameters, # of the run
     seeds, # list of int
-    values, # name with its unit → a number, or a list: one a seed (or a turn of a timing)
+    values, # name with its unit → a number, or a list: one per seed (or per turn of a timing)
     verdict, # from `judge`, `under` and `both`
     rule, # how it follows from the values, see `rule_of`
-    reason, # one sentence in words that the values bear out
+    reason, # one sentence that the values support
     settle=None, # the command that would decide an open claim
     headline=(), # names of the values that the ledger shows; default: the first six
 ) -> dict: # the row
-    "Write `<claim>.json` atomically; refuse what is not measured."
+    "Write `<claim>.json` atomically; refuse a record that is not measured."
     if not isinstance(values, dict):
         raise InputError(f'{claim}: values must be a dict of name → number or list, not {type(values).__name__}')
     row = dict(claim=claim, statement=STATEMENTS.get(claim), verdict=verdict, rule=rule, reason=reason, settle=settle,
@@ -368,9 +368,9 @@ def write_claim(
 
 # %% ../nbs/63_claims.ipynb #70a7e146
 def read_claims(
-    folder, # holds C1.json …; other files in it are left alone
+    folder, # contains C1.json …; other files are ignored
 ) -> dict: # 'C1' → row, in the order of their numbers
-    "Every recorded claim of a folder, each checked as when it was written, with the verdict that its values give."
+    "Read every claim of a folder, check it as on writing, and derive the verdict from its values."
     rows = {}
     for f in Path(folder).glob('C*.json'):
         if not re.fullmatch(r'C\d+', f.stem): continue

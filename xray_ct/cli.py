@@ -27,7 +27,7 @@ app = typer.Typer(name='xray_ct', no_args_is_help=True, add_completion=False, pr
 state = dict(debug=False, stopped=0)  # stopped: by which signal
 
 def go_on():
-    "Imports may swallow a Ctrl-C (a library's bare `except`): after them, ask whether there was one."
+    "Call this after imports: a library's bare `except` may have swallowed a Ctrl-C."
     if state['stopped']: raise KeyboardInterrupt
 
 @app.callback()
@@ -37,7 +37,7 @@ def common(debug: Annotated[bool, typer.Option('--debug', help='Show the traceba
 def warn(
     sentence:str, # what was assumed or may be wrong, and of which file
 ):
-    "A line on the error stream, once for each sentence. The same sentence belongs into the report."
+    "A line on the error stream, once for each sentence. The same sentence belongs in the report."
     from xray_ct.files import say
     say(sentence)
 
@@ -48,10 +48,10 @@ no_space = 'the disk is full: free some space or choose another output folder'
 
 def explain(
     e:BaseException,
-)->tuple: # exit code: 2 where the user can do something, 128 + the signal where he stopped it; what to say
-    "What an exception means to the user."
+)->tuple: # exit code: 2 if the user can do something, 128 + the signal if the user stopped it; the message
+    "The exit code and the message for an exception."
     from xray_ct.files import InputError
-    text = re.sub(r'\.([^/]+)\.[a-z0-9_]{8}\.tmp/(?=\.?\1)', '', str(e))  # the output, not where it is built
+    text = re.sub(r'\.([^/]+)\.[a-z0-9_]{8}\.tmp/(?=\.?\1)', '', str(e))  # the output, not its temporary folder
     if isinstance(e, KeyboardInterrupt): return 128 + (state['stopped'] or 2), interrupted
     if isinstance(e, (InputError, FloatingPointError)): return 2, text
     if 'os error 28' in text: return 2, no_space  # safetensors raises its own class
@@ -64,7 +64,7 @@ rooms = 'xray_ct.cli_training', 'xray_ct.cli_check'  # modules that add their co
 moved = 'train', 'train_slices', 'preprocess', 'vet', 'vetted_run', 'check_training', 'check_config'
 
 def __getattr__(name):  # until 0.3
-    "What had its place in this module before it was split."
+    "Names that were in this module before it was split."
     if name not in moved: raise AttributeError(f'module xray_ct.cli has no attribute {name}')
     from importlib import import_module
     return getattr(import_module(rooms[0]), name)
@@ -120,7 +120,7 @@ def _check_apart(out, inputs):
         raise InputError(f'{out}: holds {what}. Choose a new folder for the output')
 
 def _check_free(out, result, overwrite):
-    "Refuse a full output folder, and --overwrite where it would remove something else."
+    "Refuse a full output folder, and --overwrite if it would remove something else."
     from xray_ct.files import InputError
     if not (out.is_dir() and any(out.iterdir())): return
     if overwrite and not (out/result).is_file():
@@ -132,10 +132,10 @@ def _check_free(out, result, overwrite):
 def check_places(
     out:Path,
     inputs:list,      # of paths; None: not given
-    result:str=None,  # a file by which an earlier output is known; None: the folder may hold an earlier run
+    result:str=None,  # a file that identifies an earlier output; None: the folder may hold an earlier run
     overwrite=False,
 ):
-    "Refuse absent inputs, an output that would bury one, and --overwrite of a folder that holds something else."
+    "Refuse absent inputs, an output that contains one, and --overwrite of a folder that holds something else."
     from xray_ct.files import InputError
     inputs = [p for p in inputs if p is not None]
     try:
@@ -159,14 +159,14 @@ def check_choice(
     value:str,
     choices,   # in the order in which they are named
 ):
-    "Refuse a word that is none of the choices."
+    "Refuse a word that is not among the choices."
     from xray_ct.files import InputError
     if value not in choices: raise InputError(f'{name} {value} is unknown. Choose from {", ".join(choices)}')
 
 def key_values(
     pairs:list|None, # of KEY=VALUE
 )->dict: # text by name
-    "What --set gives."
+    "The settings that --set gives."
     from xray_ct.files import InputError
     found = [s.partition('=') for s in pairs or []]
     if bad := [k for k, equals, _ in found if not equals]: raise InputError(f'--set {bad[0]}: write KEY=VALUE')
@@ -276,7 +276,7 @@ def reconstruct(
 
 # %% ../nbs/73_cli.ipynb #1974b1c6
 def _check_slices(spacing, thickness, method, samples, weights, vae, adapt):
-    "Refuse what no series could be interpolated with."
+    "Refuse options with which no series could be interpolated."
     from xray_ct.files import InputError
     from xray_ct.slab import METHODS
     check_choice('--method', method, ('auto', 'network', *METHODS))
@@ -306,8 +306,8 @@ AdaptMinutes = Annotated[float, option(metavar='MINUTES', help=(
     "First train the network on the series' own planes, for this many minutes in total. "
     'If stopped, the same command resumes from OUT.adapt.'))]
 
-def _print_found(out, found, describe, known): # known: what the CT's reader has said already
-    "What `save_slices` found, on the terminal."
+def _print_found(out, found, describe, known): # known: the assumptions that the CT's reader has printed already
+    "Print the findings of `save_slices`."
     for sentence in found['warnings']: warn(sentence)
     for sentence in found['assumed']:
         if sentence not in known: warn(f'assumed: {sentence}')

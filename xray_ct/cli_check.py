@@ -17,7 +17,7 @@ def check_pictures(
     weights=None, # folder of a run, or a loaded model; None: any frontal and lateral picture of a trunk
     geometry=None, # as for `reconstruct`
 )->'Check':
-    "Can these pictures be used? What cannot be read at all is a verdict, too."
+    "Check whether pictures can be used; an unreadable picture gives a verdict, too."
     from xray_ct.check import Check, Finding, judge_pictures, known_bank
     from xray_ct.files import InputError
     from xray_ct.geometry import Geometry

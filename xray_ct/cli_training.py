@@ -34,7 +34,7 @@ def check_training(
     minutes:float,
     processes=1,
 )->dict: # the settings of --set
-    "What every training command asks, before anything heavy is imported."
+    "The checks of every training command, before anything heavy is imported."
     from xray_ct.files import InputError
     settings = key_values(set_)
     if (epochs > 0) == (minutes > 0): raise InputError('--minutes, --epochs: give one of the two, above 0')
@@ -52,7 +52,7 @@ def check_config(
     config,   # RunConfig
     run:Path, # its folder
 ):
-    "Build the model once, untrained: what cannot work is refused before hours of reading CTs."
+    "Build the model once, untrained: an unusable config is refused before hours of reading CTs."
     import json
     from dataclasses import asdict
     from xray_ct.files import InputError
@@ -114,7 +114,7 @@ def train(
 
 # %% ../nbs/76_cli_training.ipynb #89b8e8e2
 def _train(config, cts, out, cache, processes, shown):
-    "Train. The cohort to score on; None for other processes than the first, and where `shown` has the scores already."
+    "Train. Returns the cohort to score on; None if not the first process, or if `shown` has the scores already."
     from xray_ct.distributed import fit_by, rank
     from xray_ct.models.saved import model_class
     go_on()
@@ -225,7 +225,7 @@ def _train_pairs(config, cts, out, cache, processes):
 
 # %% ../nbs/76_cli_training.ipynb #3ece7028
 def _stored_run(path, size, batch, set_):
-    "The run that a run's folder or a config.json speaks of."
+    "The run that a run's folder or a config.json describes."
     from xray_ct.files import InputError, read_json
     from xray_ct.models.saved import model_class
     from xray_ct.training import RunConfig
@@ -248,7 +248,7 @@ def vetted_run(
     previous,     # run of the stage before, or None
     set_:list,    # of KEY=VALUE, or None
 )->tuple: # RunConfig, the model's config or None
-    "The run that is asked about."
+    "The run that `vet` is asked about."
     from dataclasses import replace
     from xray_ct.files import InputError
     from xray_ct.models.saved import chosen_model, model_class
@@ -310,7 +310,7 @@ def vet(
 
 # %% ../nbs/76_cli_training.ipynb #856426b9
 def _vet(what, run, card, cases, predict):
-    "Print what a step takes; does it fit?"
+    "Print what a step needs; returns whether it fits."
     import warnings
     warnings.filterwarnings('ignore')
     from xray_ct.memory import vet

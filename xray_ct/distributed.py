@@ -19,8 +19,8 @@ from .training import RunConfig, earlier_run, fit
 _libc = ctypes.CDLL(None) if sys.platform == 'linux' else None  # loaded before a process forks
 
 def _end_with(parent):
-    """Ctrl-C is for the process that started this one, which passes it on; on Linux, ask the kernel to end this one
-    when that ends."""
+    """Leave Ctrl-C to the parent process, which passes it on; on Linux, ask the kernel to end this process when its
+    parent ends."""
     os.setpgrp()
     # so it is a background job of the terminal, and may write there under `stty tostop` too
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
@@ -29,8 +29,8 @@ def _end_with(parent):
     if os.getppid() != parent: os._exit(143)    # it was gone before we asked
 
 def _crew(command, processes, piped):
-    """The processes. What the first one prints comes through a pipe where sys.stdout is no terminal, such as in a
-    notebook."""
+    """Start the processes. If sys.stdout is no terminal, such as in a notebook, the first one's output comes through
+    a pipe."""
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
     cores, me = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(), os.getpid()
     env = {'OMP_NUM_THREADS': str(max(1, cores//processes)), **os.environ, 'MASTER_ADDR': '127.0.0.1',
@@ -49,7 +49,7 @@ def launch(
     command:list, # the program and its arguments
     processes:int, # how often
 )->tuple: # (exit code, rank) of the first failure, (0, None) where there was none; killed by signal n: 128 + n
-    "Run a command in several processes on this machine that know of each other."
+    "Run a command in several processes on this machine, each with its rank."
     if processes < 1: raise InputError(f'processes={processes}: at least 1')
     piped = not sys.stdout.isatty()
     crew = _crew(command, processes, piped)
@@ -76,7 +76,7 @@ _start = 'import sys; from xray_ct.distributed import work; work(sys.argv[1])'
 def work(
     job, # JSON: files of the user's own models, config, root, run, cache
 ):
-    "What each process of `fit_by` does."
+    "The task of each process of `fit_by`."
     told = Path(f'{job}.{rank()}')
     try:
         spec = read_json(job)
@@ -92,7 +92,7 @@ def fit_by(
     root, # a folder of CTs
     run, # the run's folder; the same call again resumes, with any number of processes
     cache=None, # default: `cache` in the run's folder
-)->dict: # what `run.json` says of the finished run
+)->dict: # `run.json` of the finished run
     "`training.fit` in several processes."
     if processes > 1 and world() > 1:
         raise InputError(f'processes={processes}: this is one of {world()} processes already. Leave it out')

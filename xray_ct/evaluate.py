@@ -36,14 +36,14 @@ def predict(
 
 def control_xrays(
     xrays, # (N, V, h, w)
-    patients=None, # whose they are, one a case; None: all different
+    patients=None, # the patient of each case; None: all different
 ): # name → (N, V, h, w)
-    "The same cases with pictures that are wrong in one way each."
+    "The same cases with wrong pictures, one kind of error per control."
     out = {'shuffled X-rays': xrays.roll(stranger(patients or range(len(xrays))), 0), 'mirrored X-rays': xrays.flip(-1)}
     return {'swapped views': xrays.flip(1), **out} if xrays.shape[1] > 1 else out
 
 def stranger(patients):
-    "By how many places to shift, so that (nearly) nobody gets pictures of his own from another series."
+    "The shift that gives (nearly) every case the pictures of another patient."
     n = len(patients)
     own = lambda k: sum(patients[i] == patients[i - k] for i in range(n))
     return min(range(1, max(n, 2)), key=lambda k: (own(k), k))
@@ -57,12 +57,12 @@ def case_psnr(
     return 10*torch.log10(2000**2/mse.clamp_min(1e-6))
 
 def paired_difference(
-    a, b, # (N,) scores of the same cases, or (S, N): those of S training runs
-    patients, # whose the cases are
+    a, b, # (N,) scores of the same cases, or (S, N) from S training runs
+    patients, # the patient of each case
     draws=4000,
     seed=0,
 ): # (mean of a - b, lower end, upper end) of a 95 % bootstrap interval over patients
-    "How much better `a` is, and between what limits other patients of the same kind would put it; see `bootstrap`."
+    "Mean advantage of `a`, with its interval over patients of the same kind; see `bootstrap`."
     return bootstrap(a - b, patients, draws, seed)
 
 # %% ../nbs/62_evaluate.ipynb #936defc5
@@ -70,7 +70,7 @@ def paired_difference(
 def evaluate(
     model,
     cohort:Cohort,
-    part='test', # 'valid' was used to choose by; the honest part is 'test'
+    part='test', # 'test' is the honest part; 'valid' chose the epoch
     name='model', # of the row
     protocol='v2', # see `metrics.score`
     controls=True,
@@ -111,7 +111,7 @@ def reference(
     cases, # tuple of the training cases
     kind=Cohort, # class of the cohort
 ): # X-rays (N, V, h, w), a Ridge fitted to them and their targets
-    "What the baselines know. Volumes are read one by one, and kept in half precision where they would fill 2 GiB."
+    "The baselines' training data. Volumes are read one by one, and kept in half precision if they would fill 2 GiB."
     cohort = kind(config, {'train': list(cases)})
     known = torch.stack([x for x, _, _ in cohort.dataset('train')])
     return known, Ridge.fit(known, cohort.targets('train'), patients=cohort.patients('train'),
@@ -121,7 +121,7 @@ MOVED = 'ridge, moved copies'
 
 @lru_cache(1)
 def moved_ridge(config, cases, kind=Cohort): # as `reference` → Ridge, or None where patients can't be moved
-    "Ridge regression that has seen what a network sees: every training patient, and moved copies of him."
+    "Ridge regression fitted, as a network is trained, on every training patient and on moved copies."
     stride = 1 if config.size % 2 else 2
     cohort, copies = kind(config, {'train': list(cases)}), RunConfig.base_copies
     ridge = fit_ridge(cohort, len(cases), stride, copies, device=training_device())
@@ -130,7 +130,7 @@ def moved_ridge(config, cases, kind=Cohort): # as `reference` → Ridge, or None
 @lru_cache(1)
 @torch.no_grad()
 def outside_of(config, cases, kind=Cohort): # as `reference`, for `full` X-rays → `OutsideModel`
-    "What the training cases say about the outside of the field."
+    "The model of what lies outside the field, fitted to the training cases."
     cohort = kind(config, {'train': list(cases)})
     return fit_outside(*outside_pairs(cohort, 'train'), cohort.patients('train'))
 
@@ -139,7 +139,7 @@ def known_cases(
     cohort:Cohort,
     projector, # A
 )->Known:
-    "The training cases as the baselines ask for them; for `full` X-rays with what is expected outside the field."
+    "The training cases in the form that baselines need; for `full` X-rays with a prediction outside the field."
     asked = cohort.config, tuple(cohort.parts['train']), type(cohort)
     xrays, ridge = reference(*asked)
     outside = outside_of(*asked) if cohort.config.xrays == 'full' else None
@@ -148,9 +148,9 @@ def known_cases(
 @torch.no_grad()
 def consistency_gain(
     model, cohort, part='valid',
-    outside=None, # `OutsideModel`; None: the field holds everything
+    outside=None, # `OutsideModel`; None: nothing lies outside the field
 )->float: # dB, over the field
-    "What data consistency adds to a model's predictions of a part."
+    "The gain of data consistency over a model's own predictions, on one part."
     xrays, y = cohort.stack(part)
     mine, truth = predict(model, xrays), Window.named('full').inverse(y)
     fixed = consistent(mine, xrays, model.projector, kev=cohort.config.kev, outside=outside and outside(xrays))[0]
@@ -167,7 +167,7 @@ PRINTED = ('psnr_3d_range2000', 'psnr_3d_body_range2000', 'ssim_3d_uniform7_rang
            'dice_bone', 'edge_match', 'reprojection_nrmse') # in a terminal
 
 def by_name(rows, keys=SHOWN):
-    "Rows as {name: {key: value}}, the consistent ones named so."
+    "Rows as {name: {key: value}}; the names of consistent rows say so."
     return {r['name'] + (' + consistency' if r['consistency'] else ''): {k: r[k] for k in keys if k in r} for r in rows}
 
 def as_markdown(rows, keys=PRINTED):
@@ -213,7 +213,7 @@ def write_results(
 
 # %% ../nbs/62_evaluate.ipynb #d2da79c0
 def _keep_outside(run, model, cohort):
-    "For `full` X-rays: leave what is known of the outside with the run, if consistency then gains on validation."
+    "For `full` X-rays: save the outside model with the run, if consistency with it gains on validation."
     (run/FILE).unlink(missing_ok=True)
     if cohort.config.xrays != 'full' or not cohort.parts.get('valid'): return {}
     outside = outside_of(cohort.config, tuple(cohort.parts['train']), type(cohort))

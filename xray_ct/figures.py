@@ -59,7 +59,7 @@ def show_distribution(ax,
     depth, # the dictionary above, with `weights`
     views=('ap', 'lat'),
 ):
-    "Weight along the centre pixel's ray, one line a view; 1 would be an even spread."
+    "Weight along the centre pixel's ray, one line per view; 1 would be an even spread."
     weights = _depth_entry(depth, 'weights')
     edges = (0, *fixed_boundaries, 1)
     for i in (0, 2): ax.axvspan(100*edges[i], 100*edges[i+1], color='#eeeeee', lw=0)
@@ -112,7 +112,7 @@ def show_weight_maps(ax,
     depth, # the dictionary above, with `maps` or `weights`
     views=('ap', 'lat'),
 ):
-    "Share of each depth region at each pixel: a row a view, a column a region."
+    "Share of each depth region at each pixel: one row per view, one column per region."
     maps, weights = _depth_entry(depth, 'maps'), _depth_entry(depth, 'weights')
     maps = (region_maps(weights) if maps is None else maps)[:2]
     V, K, h, w = maps.shape
@@ -211,7 +211,7 @@ def overview(
     depths=(.25, .5, .75), # where to cut, as fractions of the field
     title='',
 ) -> Page:
-    "One page: what went in, what the network made of it, what came out and how wrong it is; only what there is."
+    "One page: X-rays, features, depth, prediction, truth, error and metrics, as far as they are given."
     volume, spacing = as_grid(pred, spacing)
     truth = None if truth is None else as_array(truth)
     if truth is not None and truth.shape != volume.shape:
@@ -258,7 +258,7 @@ def comparison(
     error_range=500., # HU at the ends of the error scale
     title='',
 ) -> Page:
-    "Rows of three planes, the lungs if there are any, and errors; one row a method, the truth first."
+    "Rows of three planes, the lungs if there are any, and errors; one row per method, the truth first."
     a, spacing = as_grid(truth, spacing)
     at, scores = at or tuple(n//2 for n in a.shape), scores or {}
     w = window if isinstance(window, Window) else Window.named(window)

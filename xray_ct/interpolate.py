@@ -31,12 +31,12 @@ def interpolate(
     consistency=True, # averaging the result gives the input again
     thickness=None, # of the thick slices, mm; default what `check_thickness` finds
     net=None, # a trained network (`load_net`), in place of `method`
-    samples=1, # of latent diffusion: the result is the mean of so many
+    samples=1, # of latent diffusion; the result is their mean
     spread=False, # return their standard deviation as well?
     progress=False, # a bar
     check=True, # test the thickness against the series
 )->Volume: # the same extent; `meta['interpolation']` says what was done. With `spread`: it, and a `Volume` or None
-    "A thick series on thin slices."
+    "Interpolate a thick series to thin slices."
     _check_stack(vol)
     thin_grid(vol, spacing) # refuses a spacing before the thickness is measured
     T = thickness if isinstance(thickness, Thickness) else check_thickness(vol, thickness, check)
@@ -73,7 +73,7 @@ def _check_size(shape, spacing):
                          f'{1 << 30:,} voxels. Choose a larger spacing, or crop the CT')
 
 def _by_rows(thick, hu, M, S, n, progress): # thick: (m, H, W) array; hu: (n, H, W) of a network, or None; M, S: or None
-    "Interpolate, project and limit a few rows of pixels at a time: less memory, and a bar that knows the rest."
+    "Interpolate, project and limit a few rows of pixels at a time, to save memory and to show progress."
     from tqdm.auto import tqdm
     low, high = limits(thick)
     H, W = thick.shape[1:]
@@ -85,7 +85,7 @@ def _by_rows(thick, hu, M, S, n, progress): # thick: (m, H, W) array; hu: (n, H,
         out[:, i:i + step] = (x.clamp_(low, high) if S is None else S.project_within(x, y, low, high)).numpy()
     return out
 
-def _about_slabs(T, thin_at, thick_at): # → what the result says of them
+def _about_slabs(T, thin_at, thick_at): # → the result's metadata about its slabs
     share = measured_share(thin_at, thick_at, T.mm)
     gaps = T.mm < .99*T.width.spacing
     unmeasured = [i for i, v in enumerate(share.tolist()) if v < .5] if gaps else []
@@ -107,7 +107,7 @@ def sample_mean_std(
     *args, # of `refine`
     **kw # of `refine`
 )->tuple: # mean, and standard deviation or None; (n, H, W) HU
-    "The mean of some samples, without keeping them all (Welford's sums)."
+    "Mean and standard deviation of samples, without keeping them all (Welford's sums)."
     if samples < 1: raise InputError(f'samples={samples}: at least 1 is needed')
     if samples > 1 and not net.stochastic:
         raise InputError(f'samples={samples}: this network is a regression, which has one answer; '
@@ -130,9 +130,9 @@ def compare_methods(
     spacing, # of the thick series that is made from it, mm
     nets={}, # name → trained network, or (network, samples)
     methods=METHODS, # of `interpolation_matrix`
-    vae=None, # a `MaisiVAE`: what it makes of the truth is the ceiling of latent diffusion in it
+    vae=None, # a `MaisiVAE`: its reconstruction of the truth is the ceiling of latent diffusion in it
 )->dict: # name → scores, each alone and consistent
-    "Every method on one patient, against the thin series that the slabs were made from."
+    "Score every method on one patient against the thin series that the slabs were made from."
     thick = thicken(truth, spacing)
     ways = {m: dict(method=m) for m in methods}
     ways |= {n: dict(zip(('net', 'samples'), net if isinstance(net, tuple) else (net,))) for n, net in nets.items()}
@@ -150,7 +150,7 @@ def compare_methods(
     return scores
 
 # %% ../nbs/71_interpolate.ipynb #18356098
-def _plane(name): # of the module of the plane network; None where this version has none
+def _plane(name): # from the plane network's module; None if this version lacks it
     try: from xray_ct.models import plane
     except ImportError: return None
     return getattr(plane, name, None)
@@ -159,7 +159,7 @@ def load_net(
     folder, # of a run
     vae=None, # MAISI's checkpoint, or a `MaisiVAE`'s folder: in place of the autoencoder stored with latent diffusion
 )->SavedModel: # with `about`: the folder's name, and the slabs that it was trained on
-    "A network for `interpolate`."
+    "Load a network for `interpolate`."
     folder = Path(folder)
     if not (folder/'config.json').is_file():
         raise InputError(f'{folder}: holds no trained network (no config.json). '
@@ -171,7 +171,7 @@ def load_net(
     net.about = about | dict(name=folder.resolve().name, ratios=ratios)
     return net
 
-def _trained_ratios(file): # of run.json; None where it doesn't say
+def _trained_ratios(file): # from run.json; None if absent
     at = read_json(file) if file.is_file() else {}
     for k in ('config', 'cohort', 'ratios'): at = at.get(k) if isinstance(at, dict) else None
     return at if isinstance(at, list) and all(isinstance(r, (int, float)) for r in at) else None
@@ -181,11 +181,11 @@ def evaluate_net(
     net, # a trained network
     cohort, # a `PairCohort`
     part='test', # 'train', 'valid' or 'test'
-    methods=('linear', 'cubic', 'lanczos'), # beside it
+    methods=('linear', 'cubic', 'lanczos'), # to compare with
     progress=True, # a bar
-    **more # `nets` and `vae` of `compare_methods`, beside it as well
+    **more # `nets` and `vae` of `compare_methods`, to compare with as well
 )->dict: # ratio → scores (means), gain_db (over the best other: mean, 95 % interval), psnr (of each series)
-    "A network and plain interpolation on whole series that it never saw."
+    "Score a network and plain interpolation on the whole series of one part of a cohort."
     from tqdm.auto import tqdm
     data, ratios, nets = cohort.dataset(part), cohort.config.ratios, {'network': net} | more.pop('nets', {})
     jobs, rows = [(r, i) for r in ratios for i in range(len(data))], {}
@@ -197,7 +197,7 @@ def evaluate_net(
     spacings = sorted({round(data.meta(i)['spacing'][0], 2) for i in range(len(data))})
     return {r: scores | dict(series=len(data), spacings_mm=spacings) for r, scores in found.items()}
 
-def _against_plain(rows, methods, patients): # rows: of `compare_methods`, one a series
+def _against_plain(rows, methods, patients): # rows: of `compare_methods`, one per series
     from xray_ct.evaluate import paired_difference
     psnr = {n: [row[n]['psnr_3d_range2000'] for row in rows] for n in rows[0]}
     best = max((n for n in psnr if n.split(', ')[0] in methods), key=lambda n: np.mean(psnr[n]))
@@ -208,7 +208,7 @@ def _against_plain(rows, methods, patients): # rows: of `compare_methods`, one a
 def own_planes(
     vol:Volume, # a thick series, HU
     spacing:float, # of the thin slices, mm
-    planes=24, # so many at most, half of them along rows, half along columns
+    planes=24, # at most; half of them along rows, half along columns
 )->list: # (plane (n, W) HU with `spacing` mm between its rows, mm between its columns)
     "Axial planes (every eighth of many) whose rows play the slice axis, resampled to the thin spacing."
     rows, columns = vol.spacing[1:]
@@ -226,7 +226,7 @@ def own_planes(
 
 def own_slices(
     vol:Volume, # a thick series, HU
-    planes=24, # so many at most, half of them coronal, half sagittal
+    planes=24, # at most; half of them coronal, half sagittal
 )->list: # (plane (n, W) HU with the series' slices as rows, mm between its columns)
     "Coronal and sagittal planes of an even number of slices."
     rows, columns = vol.spacing[1:]
@@ -246,13 +246,13 @@ def _filled(x, across): # [(x, across)] without its columns of air, or []
 
 # %% ../nbs/71_interpolate.ipynb #127ec411
 def plane_gain(
-    net, # with `planes`, as the plane network has it
+    net, # has `planes`, as the plane network does
     planes, # [(thin rows (n, W) HU, mm between the columns)]
     fine:float, # between thin rows, mm
     step:float, # between the slabs, mm
     thickness:float, # of a slab, mm
 )->dict: # planes; gain_db over the best of plain consistent interpolation: mean, 95 % interval over planes; mae_hu
-    "What a network gains on planes that are made thick."
+    "A network's gain on planes that are averaged to thick slices."
     gains, errors = [], []
     for x, pixel in planes:
         m = int((x.shape[0]*fine - thickness)/step + 1 + 1e-6)
@@ -282,17 +282,17 @@ def own_plane_gain(
     vol:Volume, # a thick series, HU
     spacing:float, # of the thin slices, mm
     thickness:float, # of the slabs, mm
-    planes=24, # so many at most
+    planes=24, # at most
 )->dict: # of `plane_gain`
-    "What a network gains in the series' own planes, made thick as the series is."
+    "A network's gain in the series' own planes, averaged to slabs like those of the series."
     return plane_gain(net, own_planes(vol, spacing, planes), spacing, vol.spacing[0], thickness)
 
 def own_slice_gain(
     net, # with `planes`
     vol:Volume, # a thick series, HU
-    planes=24, # so many at most
+    planes=24, # at most
 )->dict: # of `plane_gain`
-    "What a network gains along the series' own slices, when pairs of them are averaged."
+    "A network's gain along the series' own slices, when pairs of them are averaged."
     step = vol.spacing[0]
     return plane_gain(net, own_slices(vol, planes), step, 2*step, 2*step)
 
@@ -304,7 +304,7 @@ def choose_network(
     thickness:float, # of the slabs, mm
     width:SliceWidth=None, # of the slice profile, as the surfaces show it; default: measured here
 )->tuple: # the network or None, why (a sentence), what was measured
-    "The network where it is measured to help, else None."
+    "The network if it measurably helps on this series, else None."
     if why := _out_of_reach(net, vol, spacing, thickness): return None, why, {}
     width = width or measure_width(vol)
     if width.known and width.low > BLURRED*max(thickness, vol.spacing[0]):
@@ -321,7 +321,7 @@ def choose_network(
     if min(f['gain_db'][1] for f in found.values()) > .1: return net, f'the network is measured to help: {how}', found
     return None, f'the network is not measured to help: {how}', found
 
-# a profile so many times as wide as the slabs is not theirs; a bell of their full width at half maximum is 1.4
+# largest width of the profile, in slabs; a bell whose full width at half maximum is one slab has 1.4
 BLURRED = 1.45
 
 # %% ../nbs/71_interpolate.ipynb #07150298
@@ -347,7 +347,7 @@ def shipped_network(): # None where this version has none
 def thin_slices(
     vol:Volume, # thick slices, HU
     spacing:float=1., # between the thin ones, mm
-    method:str='auto', # 'auto', 'network' (the shipped one, unasked), or a method of `interpolate`
+    method:str='auto', # 'auto', 'network' (the shipped one in any case), or a method of `interpolate`
     consistency=True, # averaging the result gives the input again
     thickness=None, # of the thick slices, mm; default what `check_thickness` finds
     net=None, # a trained network (`load_net`), in place of the shipped one
@@ -356,7 +356,7 @@ def thin_slices(
     state=None, # Path of a folder: where adaptation keeps its state, to be resumed
     progress=False, # bars
 )->tuple: # thin slices, `Volume`; how far the network's answers spread, `Volume` or None
-    "What the command does: choose the network where it helps, and say why or why not."
+    "Interpolate as the command does: use the network if it helps, and say why or why not."
     if method not in ('auto', 'network', *METHODS):
         raise InputError(f'method {method!r} is unknown. Choose from auto, network, {", ".join(METHODS)}')
     thin_grid(vol, spacing)
@@ -381,7 +381,7 @@ def _choose(net, vol, spacing, T, method, adapt, state, progress): # T: `Thickne
         net = train(net, vol, spacing, T.mm, adapt, state, progress)
     if asked and net is None: raise InputError('this version has no network. Choose from auto, ' + ', '.join(METHODS))
     if method in METHODS and not asked: return None, '', {}, []
-    if asked and not hasattr(net, 'planes'): return net, '', {}, [] # trained on volumes: nothing to try it on
+    if asked and not hasattr(net, 'planes'): return net, '', {}, [] # a network of volumes: it can't be tried on planes
     best, why, found = choose_network(net, vol, spacing, T.mm, T.width)
     if not asked or best is not None: return best, why, found, []
     return net, '', found, [f'the network was used as asked, although {why}']

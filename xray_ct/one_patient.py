@@ -46,7 +46,7 @@ def heights(
     g:Geometry, # how they were taken
     hidden=(None, None), # (h, w) bool, no part of the picture
 )->tuple: # z (n,) mm downwards from the isocentre; the two profiles (n,), mm
-    "What both views say about each height along the body; nothing where they share less than 60 mm."
+    "Both views' attenuation at each height along the body; empty if they share less than 60 mm."
     (beam_a, col_a), (beam_b, col_b) = map(view_axes, g.views)
     to_isocentre, cone = (g.sid/g.sdd, 1/g.sid) if g.mode == 'cone' else (1., 0.)
     pixels = [tuple(s*to_isocentre for s in p) for p in pixels]
@@ -77,14 +77,14 @@ def uncut(z, pictures, pixels, g, hidden)->np.ndarray: # (n,) bool
     return out
 
 def enough(whole, mass): # (n,) bool, (n,)
-    "Is what is seen whole more than half of the body, and 60 mm of it?"
+    "Do the uncut heights cover more than half of the body, and 60 mm of it?"
     return whole.sum()*STEP >= 60 and mass[whole].sum() > .5*mass.sum()
 
 GAMMAS = np.exp(np.linspace(np.log(.6), np.log(1.6), 7))
 
 # %% ../nbs/66_one_patient.ipynb #80b6888a
 def _profiles(pictures, pixels, g, hidden, calibrated):
-    "Heights z (n,); both views' profiles (K, n) for K grey curves; which heights are seen whole (n,)."
+    "Heights z (n,); both views' profiles (K, n) for K grey curves; mask of the uncut heights (n,)."
     scaled = pictures if calibrated else [np.clip(x, 0, None)/max(np.max(x), 1e-9) for x in pictures]
     curves = [heights([x**q for x in scaled], pixels, g, hidden) for q in ([1.] if calibrated else GAMMAS)]
     z = curves[0][0]
@@ -96,14 +96,14 @@ def _differences(A, B, calibrated): # (K, n) each → (K, K)
     return np.sqrt(np.maximum(2 - 2*unit(A) @ unit(B).T, 0))
 
 # %% ../nbs/66_one_patient.ipynb #0a5042fa
-SCALES = np.linspace(.92, 1.08, 9) # of the second picture against the first, where only tags tell the distances
+SCALES = np.linspace(.92, 1.08, 9) # of the second picture against the first, if only tags give the distances
 
 def agreement(
     pictures, pixels, g, hidden=(None, None), # as for `heights`
     calibrated=True, # are they line integrals? Else each may have its own gamma and gain, and its place along the body
     placed=True, # is the geometry known? Else one may be moved along the body, and scaled by what tags leave open
 )->dict: # disagreement, a fraction; None where the views share too little. What was searched: gammas, shift_mm, scale
-    "How much the two views contradict each other about the heights along the body."
+    "The disagreement of the two views' profiles along the body."
     best:dict = dict(disagreement=None)
     for scale in ([1.] if placed else SCALES):
         sized = pixels[0], tuple(s*scale for s in pixels[1])
@@ -129,7 +129,7 @@ FLIPS = {'the frontal picture is mirrored': (lambda a: a[:, ::-1], None),
 LIMITS = dict(exact=(.015, .03), scaled=(.05, .1), guessed=(.035, .12))
 
 def flipped(pictures, pixels, g, hidden, calibrated, placed=True)->dict: # name of a flip → disagreement then
-    "The agreement after each way of turning one picture over."
+    "The disagreement after each way of flipping one picture."
     out = {}
     for name, change in FLIPS.items():
         turn = lambda x, f: x if f is None or x is None else np.ascontiguousarray(f(x))
@@ -138,7 +138,7 @@ def flipped(pictures, pixels, g, hidden, calibrated, placed=True)->dict: # name 
     return out
 
 # %% ../nbs/66_one_patient.ipynb #5f47eb9c
-GRAIN = .02 # line integrals; from there on photons, and what comes with few of them, change the sums
+GRAIN = .02 # line integrals; with more noise, few photons and their side effects change the sums
 
 def grain(lines)->float: # (h, w)
     "Standard deviation of the noise where the picture is densest (Immerkær, Comput. Vis. Image Underst. 64, 1996)."

@@ -22,8 +22,8 @@ from .models.base import Ridge
 def outside_pairs(
     cohort:Cohort, # of `full` X-rays
     part, # 'train', 'valid' or 'test'
-)->tuple: # X-rays (N, V, h, w), and of them what lies outside the field (N, V, h, w); line integrals
-    "What the pictures of a part show, and how much of it the field does not hold."
+)->tuple: # X-rays (N, V, h, w), and their part from outside the field (N, V, h, w); line integrals
+    "The X-rays of one part of a cohort, and their contribution from outside the field."
     if cohort.config.xrays != 'full':
         raise InputError(f'outside_pairs: the cohort has {cohort.config.xrays} X-rays, which show the field alone. '
                          'Give a cohort of full ones')
@@ -35,9 +35,9 @@ def outside_pairs(
 
 # %% ../nbs/57_outside.ipynb #5b9de19a
 class OutsideModel(nn.Module):
-    "What a case's rays meet outside the field, predicted from its X-rays."
+    "Predict the line integrals outside the field from a case's X-rays."
     def __init__(self,
-        ridge, # `Ridge.config()` of the regression from X-rays to pictures of what is outside
+        ridge, # `Ridge.config()` of the regression from X-rays to pictures of the outside
         modes=32, # of the error that rays share
     ):
         super().__init__()
@@ -47,9 +47,9 @@ class OutsideModel(nn.Module):
 
     def forward(self,
         xrays:Tensor, # (B, V, h, w) line integrals
-        case=None, # (B,) index of the training case behind each row, −1: none; None: none is
+        case=None, # (B,) index of the training case behind each row, −1: none; None: none for all rows
     )->Outside: # on the pictures' own pixels
-        "The expected line integrals and how they may be wrong."
+        "The expected line integrals and their error."
         own = xrays.shape[-2:]
         fine = lambda a: a if a.shape[-2:] == own else F.interpolate(a, own, mode='bilinear')
         return Outside(fine(self.ridge(xrays, case)[:, 0]), fine(self.modes), fine(self.rest[None])[0])
@@ -57,12 +57,12 @@ class OutsideModel(nn.Module):
 # %% ../nbs/57_outside.ipynb #3df8c454
 def fit_outside(
     xrays, # (N, V, h, w) line integrals of the training cases
-    beyond, # (N, V, h, w) of them, what lies outside the field
-    patients=None, # whose they are, one a case; None: all different
+    beyond, # (N, V, h, w) their part from outside the field
+    patients=None, # the patient of each case; None: all different
     modes=32, # at most
-    pixels=128, # what is outside is smooth: at most so many pixels an axis
+    pixels=128, # at most, along an axis: the outside is smooth
 )->OutsideModel:
-    "Ridge regression, and the modes of its leave-one-out errors."
+    "Fit the ridge regression and the modes of its leave-one-out errors."
     h, w = (min(n, pixels) for n in xrays.shape[-2:])
     small = beyond if (h, w) == tuple(xrays.shape[-2:]) else F.adaptive_avg_pool2d(beyond, (h, w))
     ridge = Ridge.fit(xrays, small[:, None], patients=patients, half=True)
@@ -79,14 +79,14 @@ def fit_outside(
 FILE = 'outside.safetensors' # in a run's folder
 
 def save_outside(model:OutsideModel, folder):
-    "Write it into a run's folder."
+    "Save the outside model in a run's folder."
     tensors = {k: v.half() if k == 'modes' else v for k, v in model.state_dict().items()}
     about = json.dumps(dict(ridge=model.ridge.config(), modes=len(model.modes)))
     with staged(Path(folder)/FILE) as f:
         save_file({k: v.contiguous() for k, v in tensors.items()}, f, metadata={'outside': about})
 
 def load_outside(folder): # → `OutsideModel`, or None where the run has none
-    "What a run knows of the outside of its field."
+    "Load a run's outside model."
     file = Path(folder)/FILE
     if not file.is_file(): return None
     try:

@@ -91,7 +91,7 @@ def sum_over_ranks(x:torch.Tensor): # any shape and device → the same
     return t.to(x)
 
 def in_order(values:list): # of tensors → the whole list, on every process
-    "Values that were dealt out in turn, in their original order again."
+    "Gather values that were dealt out in turn, in their original order."
     if world() == 1: return values
     hands:list = [None]*world()
     dist.all_gather_object(hands, [v.detach().cpu() for v in values], _talk[0])
@@ -134,7 +134,7 @@ def shared(dls):
 
 # %% ../nbs/51_ranks.ipynb #ece39d7d
 def synced(model, device): # torch.device
-    "BatchNorm over the whole batch, which GPUs can; GroupNorm, the library's own, needs nothing of it."
+    "Let BatchNorm use the whole batch (on GPUs only); GroupNorm, the library's own, needs no such change."
     if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in model.modules()): return model
     if device.type != 'cuda':
         raise InputError(f"{type(model).__name__} has BatchNorm, whose statistics CPUs cannot share: "
@@ -170,8 +170,8 @@ class Together(Callback):
 def sharded(
     model, # on its device; its parameters are replaced by shares of them
 ): # the same model
-    """FSDP over all processes: what training changes is dealt out, block by block. Modules that say `by_block = False`,
-    since parts of them are called by themselves, are gathered with what is in no block."""
+    """FSDP over all processes: trained tensors are sharded block by block. Modules with `by_block = False`, because
+    parts of them are called by themselves, are gathered with the tensors outside all blocks."""
     device = next(model.parameters()).device
     model, mesh = synced(model, device), init_device_mesh(device.type, (world(),))
     fixed = lambda name: name.startswith(getattr(model, 'fixed', ()))
@@ -190,7 +190,7 @@ def full_tensor_cpu(t): # Tensor or DTensor → Tensor
     return t.full_tensor().cpu() if isinstance(t, DTensor) else t
 
 def shard_like(t, values): # Tensors of one shape → values, dealt out as t is
-    "Deal values out as a tensor is dealt out."
+    "Shard values like a given tensor."
     if not isinstance(t, DTensor): return values.to(t.device)
     return distribute_tensor(values.to(t.device), t.device_mesh, t.placements)
 
@@ -203,7 +203,7 @@ part, whole, like, put = local_tensor, full_tensor_cpu, shard_like, copy_sharded
 # %% ../nbs/51_ranks.ipynb #bbd31b7a
 @contextmanager
 def gathered(model):
-    "Within, its `state_dict()` holds whole tensors, on the CPU."
+    "In this context, the model's `state_dict()` holds whole tensors, on the CPU."
     if isinstance(model, FSDPModule):
         tensors = {k: full_tensor_cpu(v.detach()) for k, v in model.state_dict().items()}
         model.state_dict = lambda: tensors

@@ -39,7 +39,7 @@ def encode(
 def data_uri(
     image, # bytes of a PNG or JPEG
 ):
-    "A picture as an address that carries it."
+    "A picture as a `data:` address."
     kind = 'png' if image[:4] == b'\x89PNG' else 'jpeg'
     return f'data:image/{kind};base64,{base64.b64encode(image).decode()}'
 
@@ -91,7 +91,7 @@ def flatten(
         else: yield f'{prefix}{k}', plain(v)
 
 def plain(value):
-    "A value as a person writes it; floats with six digits (the exact ones are in the run's JSON)."
+    "A value as readable text; floats with six digits (the exact ones are in the run's JSON)."
     if isinstance(value, (list, tuple)): return ', '.join(map(plain, value)) or 'none'
     return 'none' if value is None else f'{value:.6g}' if isinstance(value, float) else str(value)
 

@@ -17,7 +17,7 @@ from .models.saved import model_class, models
 # %% ../nbs/52_config.ipynb #300091cd
 @dataclass(frozen=True)
 class RunConfig:
-    "Everything that decides how a run ends, besides the data themselves."
+    "Everything that determines the result of a run, besides the data."
     model: str = 'direct' # a name in the registry
     preset: str = 'tiny' # its size
     previous: str = '' # folder of a run: the stage before (cascade), or one of fewer stages to begin with (progressive)
@@ -30,7 +30,7 @@ class RunConfig:
     accumulate: int = 1 # batches whose gradients make one step
     shard: bool = False # of several processes, each keeps its share of weights, moments and averages (FSDP)
     checkpointing: str = '' # modules (names with *, ?; commas between) recomputed in the backward pass, or 'blocks'
-    lr: float = 1.5e-3 # its peak
+    lr: float = 1.5e-3 # peak of the learning rate
     warmup: float = .05 # share of the run in which the rate rises
     weight_decay: float = .02
     clip: float = 1. # largest norm of the gradient
@@ -44,7 +44,7 @@ class RunConfig:
     num_workers: int = 0 # processes that prepare batches
     figures: bool = True # draw the page of 15 panels after each epoch
     precision: str = 'auto' # 'float32' or 'bf16'; 'auto': in a run of minutes, the faster one of this machine
-    device: str = 'auto' # 'cpu', 'cuda' or 'cuda:1'; 'auto': a card where there is one
+    device: str = 'auto' # 'cpu', 'cuda' or 'cuda:1'; 'auto': a card if there is one
     track: str = '' # 'tensorboard' or 'wandb': follow the run there as well
     keep: int = 1 # earlier states that stay beside the newest
     cohort: Any = None # config of the cohort that the model is trained on, or its fields; default: that of its kind
@@ -88,11 +88,11 @@ def _check_numbers(c):
     if not 0 < c.lr < float('inf'): raise InputError(f'lr={c.lr}: the learning rate must be above 0')
 
 # %% ../nbs/52_config.ipynb #7ab91ae9
-# fields that not every model heeds
+# fields that some models ignore
 only_some = 'previous', 'autoencoder', 'autoencoder_steps', 'l1', 'mse', 'ssim', 'projection', 'base_copies'
 
 def _check_heeded(c):
-    "Refuse a setting that would change nothing."
+    "Refuse a setting that would have no effect."
     heeded = model_class(c.model).run_fields
     for f in fields(c):
         if f.name in only_some and f.name not in heeded and getattr(c, f.name) != f.default:

@@ -20,9 +20,9 @@ def _given(namespace):
     return {n: v for n, v in namespace.items() if isinstance(v, plain) and not own(n)}
 
 def _fits(value, kind):
-    """May `value` stand where `kind` (a type or a union) is asked for?
+    """Does `value` fit `kind` (a type or a union)?
 
-    A whole number may stand for a float; True is no number."""
+    A whole number fits a float; True is no number."""
     kinds = get_args(kind) or (kind,)
     if isinstance(value, bool): return bool in kinds
     return isinstance(value, kinds) or (isinstance(value, int) and float in kinds)
@@ -30,7 +30,7 @@ def _fits(value, kind):
 # %% ../nbs/75_runs.ipynb #9065407d
 def check_parameters(
     namespace:dict, # `globals()` of the run notebook, in the cell right after its parameters
-    **known, # what the notebook takes: name=type, or name=float | None
+    **known, # the notebook's parameters: name=type, or name=float | None
 ) -> dict: # the run's parameters by name, to be written beside its results
     "Refuse a parameter that the notebook doesn't know, or whose value has the wrong type, before any work is done."
     given = _given(namespace)
@@ -59,7 +59,7 @@ def from_top(
     path, # a file or folder; relative paths count from the top of the repository
     start=None, # where the kernel runs
 ) -> Path: # absolute
-    "The place a run notebook's parameter names, wherever the notebook was started."
+    "The absolute path of a run notebook's parameter, wherever the notebook was started."
     return (_top(start)/Path(path).expanduser()).resolve()
 
 def run_folder(

@@ -25,14 +25,14 @@ NET_NAMES = dict(thin='network', latent='latent diffusion', plane='plane network
 def net_name(
     kind:str, # of a model
 )->str:
-    "What a result of this kind of network is called."
+    "The name of a result of this kind of network."
     return NET_NAMES.get(kind, f'{kind} network')
 
 def far_from_training(
     how, # `meta['interpolation']` of a result
     ratio, # thin slices a slab
 )->str: # '' where it isn't
-    "A warning where slabs are more than a tenth thicker or thinner than in the network's training."
+    "A warning if slabs are more than a tenth thicker or thinner than in the network's training."
     ratios = (how['weights'] or {}).get('ratios')
     if not ratios or min(ratios)/1.1 <= ratio <= 1.1*max(ratios): return ''
     return (f' Its training met slabs of {min(ratios):g} to {max(ratios):g} thin slices, not of {ratio:.3g}: '
@@ -44,7 +44,7 @@ def plain_on_grid(
     thin:Volume, # whose grid to use
     method='nearest', # of `interpolation_matrix`
 )->Volume: # HU
-    "Plain interpolation on the grid of a result, as everybody does it."
+    "Plain interpolation on the grid of a result."
     M = interpolation_matrix(depth_positions(thin), depth_positions(thick, thin), method)
     return Volume(along_depth(M, torch.from_numpy(thick.array)).numpy(), affine=thin.affine)
 
@@ -93,7 +93,7 @@ def page(
     return fig
 
 # %% ../nbs/65_slice_report.ipynb #bddd690b
-def _draw_row(line, row, grey, maps, spread, at, shown, first, top): # first: of its plane; only there stand the maps
+def _draw_row(line, row, grey, maps, spread, at, shown, first, top): # first: of its plane; only there are maps drawn
     (plane, i, name, w), (spacing, unseen, error_range) = row, shown
     draw = lambda ax, a, *scale, **kw: show_planes(ax, a, spacing, plane, [at[i]], *scale, **kw)
     others, e = list(line[len(grey):]), error_range
@@ -180,7 +180,7 @@ def sections(
     found=None, scores=None, # of `summary`
     spread:Volume=None, # HU
 )->list:
-    "What the report says, warnings first."
+    "The sections of the report, warnings first."
     from xray_ct.provenance import provenance
     from xray_ct.report import Picture, Scores, Settings, Text
     out = [Text('Warnings', '\n\n'.join(w[:1].upper() + w[1:] for w in found['warnings']))] if found['warnings'] else []

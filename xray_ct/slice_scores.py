@@ -19,13 +19,13 @@ from .thickness import slab_thickness
 def averaged_back(
     thin:Volume, # HU
     thick:Volume, # HU, what was measured
-    thickness=None, # mm; default the one that `thin` was made with, else what the thick series says
+    thickness=None, # mm; default the one that `thin` was made with, else that of the thick series
 )->dict: # 'largest', 'mean' (HU), 'share_off' (of voxels, by more than 0.5 HU)
     "How far the thin slices' averages are from the thick ones."
     if thickness is None: thickness = thin.meta.get('interpolation', {}).get('thickness_mm')
     S = between(thin, thick, slab_thickness(thick, thickness)[0])
     largest, total, off = 0., 0., 0
-    for i in range(0, thick.shape[1], 64): # rows at a time: a whole series would be held three times
+    for i in range(0, thick.shape[1], 64): # rows at a time: a whole series would be in memory three times
         part = torch.from_numpy(np.ascontiguousarray(thin.array[:, i:i + 64]))
         d = (S(part) - torch.from_numpy(np.ascontiguousarray(thick.array[:, i:i + 64]))).abs()
         largest, total, off = max(largest, d.max().item()), total + d.double().sum().item(), off + (d > .5).sum().item()
@@ -50,7 +50,7 @@ def covered(
 
 def compare(
     pred:Volume, # HU
-    truth:Volume, # HU; resampled onto the prediction's grid where it lies on another
+    truth:Volume, # HU; resampled onto the prediction's grid if it lies on another
 )->dict: # as `score` names them
     "PSNR (dB), errors and the bias of each tissue (HU, clipped to ±1000), over what the truth covers."
     p, t, moved = on_one_grid(covered(pred, truth), truth)
@@ -64,7 +64,7 @@ def compare(
 
 # %% ../nbs/64_slices.ipynb #e86301e3
 def mean_scores(
-    rows:list, # of {method: scores}, one a patient
+    rows:list, # of {method: scores}, one per patient
 )->dict: # method → means; None for a tissue that no patient has
     "Means over patients, each tissue over those who have it."
     values = lambda m, k: [r[m][k] for r in rows if r[m].get(k) is not None]
@@ -75,7 +75,7 @@ def mean_scores(
 def scores_markdown(
     rows:dict, # method → scores
 )->str:
-    "A table, one line a method."
+    "A table, one line per method."
     keys = [k for k in next(iter(rows.values())) if k.startswith(('psnr', 'mae', 'bias'))]
     named = {'psnr_3d_range2000': 'PSNR, dB', 'mae_hu': 'MAE, HU'}
     heads = [named.get(k, k.replace('bias_hu_', 'bias ') + ', HU') for k in keys]

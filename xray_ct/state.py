@@ -45,7 +45,7 @@ def backup_name(
 
 def rotate_backups(
     file:Path, # is about to be replaced
-    keep:int, # so many of those before it stay, as NAME.1.safetensors (the newest), NAME.2.safetensors …
+    keep:int, # number of earlier ones that stay, as NAME.1.safetensors (the newest), NAME.2.safetensors …
 ):
     "Give each kept file the next number, and the newest a second name."
     for i in range(keep, 0, -1):
@@ -73,7 +73,7 @@ class State(Callback):
         means = {f'ema/{k}': v for k, v in self.ema.averages.items()}
         return {k: whole(t.detach()) for k, t in (model | means | opt).items()}
     def save(self, epoch, step=0):
-        "What has been done: so many epochs, and so many batches of the next one."
+        "Save the state after so many epochs, and so many batches of the next one."
         self.schedule.spent = self.schedule.seconds()
         opt = [{k: v for k, v in s.items() if not torch.is_tensor(v)} for s in self.opt.state_dict()['state']]
         begun = [x.item() for x in self.log.losses] if step else []
@@ -90,7 +90,7 @@ class State(Callback):
 
 # %% ../nbs/54_state.ipynb #d80f99f2
 def _read_whole_state(file, model):
-    "Tensors and header of a state that fits the model; every other one is refused with what helps."
+    "Tensors and header of a state that fits the model; any other is refused with a remedy."
     before = backup_name(file, 1)
     again = f'rename {before.name} to {file.name} to go on from the state before it'
     try: tensors, head = read_state(file)
@@ -107,7 +107,7 @@ def _read_whole_state(file, model):
 
 @patch
 def restore(self:State, learn):
-    "Put a saved state into the learner; returns what has been done: epochs, and batches of the next one."
+    "Load a saved state into the learner; return the finished epochs, and batches of the next one."
     if not self.file.exists():
         if (before := backup_name(self.file, 1)).exists():
             raise InputError(f'{self.file}: is gone. Rename {before.name} to {self.file.name} to go on from the state '
@@ -136,7 +136,7 @@ class Stop(Callback):
         self.state = state
         self.asked = 0   # by which signal
         self.heard = 0.  # when, by this process itself
-        self.before = {} # signal → who listened before
+        self.before = {} # signal → its earlier handler
     @contextmanager
     def listening(self):
         if threading.current_thread() is not threading.main_thread(): yield; return
@@ -156,7 +156,7 @@ class Stop(Callback):
 # %% ../nbs/54_state.ipynb #702e0a5e
 @patch
 def agree(self:Stop):
-    "By which signal any of the processes was asked."
+    "The signal by which any of the processes was asked to stop."
     if world() > 1 and total(torch.tensor(float(self.asked > 0))): self.asked = self.asked or signal.SIGTERM
     return self.asked
 

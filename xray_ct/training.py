@@ -84,8 +84,8 @@ def _adam(own, n, lr, mom, sqr_mom, eps, wd): # own: (parameter, state) after n 
 def build(
     config:RunConfig,
     cohort, # of the class that the model declares
-    run:Path=None, # the run's folder: its base is read where it exists, and else written
-    base_cases:int=256, # a ridge base is fitted on at most so many training cases
+    run:Path=None, # the run's folder: its base is read if it exists, else written
+    base_cases:int=256, # largest number of training cases that fit a ridge base
 ): # the model, and its floors as a dict (dB)
     "The model of a run, its base fitted on the training part."
     set_seed(config.seed)
@@ -107,7 +107,7 @@ def stage_before(
     config:RunConfig,
     run:Path=None, # the run's folder
 )->Path|None:
-    "Folder of the trained model that this one begins with: the run's own copy where there is one."
+    "Folder of the trained model that this one begins with: the run's own copy if there is one."
     if not config.previous: return None
     own = Path(run)/'previous' if run else None
     return own if own and own.exists() else Path(config.previous)
@@ -127,9 +127,9 @@ def _config_before(folder):
 
 def model_config(
     config:RunConfig,
-    run:Path=None, # the run's folder: what it keeps of others is read there
+    run:Path=None, # the run's folder: its copies of other runs are read there
 ): # the model's config
-    "Preset, settings, and what follows from the run."
+    "The model's config, from its preset, its settings and the run."
     before, file = stage_before(config, run), Path(run)/'base.safetensors' if run else None
     fitted = read_state(file)[1] if file and file.exists() else {}
     changes = model_class(config.model).changes_from(config, _config_before(before) if before else None, fitted)
@@ -179,14 +179,14 @@ def _callbacks(config, model, run, floors): # → the list, and those of it that
 def criterion(
     config:RunConfig,
     model, # a `SavedModel`
-): # (prediction, target, what was given) → scalar
-    "What a run minimises."
+): # (prediction, target, inputs) → scalar
+    "The loss of a run."
     return model.criterion(config)
 
 # %% ../nbs/55_training.ipynb #f0f9f400
 def dry_run_step(
     config:RunConfig,
-    model=None, # the model's config; default: what the run says
+    model=None, # the model's config; default: the run's
     cases:int=256, # training CTs that a ridge base keeps
 )->dict: # model, inputs, loss and copies, as `memory.vet` takes them
     "One training step of a run, without data."
@@ -207,8 +207,8 @@ def check_memory(
     config:RunConfig,
     device:torch.device,
 )->None:
-    "A step that a card cannot hold is refused before a CT is read, with what would fit."
-    if device.type != 'cuda' or config.shard: return  # shares of a network have no prediction
+    "Before a CT is read, refuse a step that does not fit on the card, and say what would fit."
+    if device.type != 'cuda' or config.shard: return  # memory of a sharded network is not predicted
     card = torch.cuda.get_device_properties(device)
     found = _vetted(config, f'{card.total_memory/1e9:.1f}GB')
     if found.fits: return
@@ -241,7 +241,7 @@ def timed_step(
     return once
 
 def _precision(config, model, run, done):
-    "What the run was begun in; else what suits this machine. Of several processes, the first decides."
+    "The precision that the run began with; else what suits this machine. The first process decides."
     device = training_device(config.device)
     if rank(): return read_json(run/'run.json')['precision']
     if 'precision' in done: return done['precision']
@@ -254,9 +254,9 @@ def _precision(config, model, run, done):
 
 # %% ../nbs/55_training.ipynb #4b4fa328
 def _settled(config, model, run, done, cohort, precision): # → batch_size, passes
-    "As the run was begun; else what suits this machine. Of several processes, the first decides."
+    "As the run began; else what suits this machine. The first process decides."
     if rank() or 'passes' in done or done and (run/'state.safetensors').exists():
-        said = read_json(run/'run.json') if rank() else done  # what another has just written
+        said = read_json(run/'run.json') if rank() else done  # just written by the first process
         return {k: said.get(k) or said['config'][k] or n for k, n in dict(batch_size=4, passes=1).items()}
     if config.passes or not config.minutes: return dict(batch_size=config.batch, passes=config.passes or 1)
     steps, known, chosen = len(cohort.parts['train'])/config.batch, precision.get('seconds'), precision['precision']
@@ -273,7 +273,7 @@ def fit(
     root, # a folder of CTs
     run, # the run's folder; the same call again resumes, and does nothing when the run is finished
     cache=None, # folder of the cohort's cache; default: `cache` in the run's folder
-) -> dict: # what `run.json` says of the finished run
+) -> dict: # `run.json` of the finished run
     "Train a model. Leaves its best average (`model.safetensors`, `config.json`), `log.csv`, figures and `run.json`."
     tune_allocator()
     with joined():
@@ -292,7 +292,7 @@ def _fit(config, root, run, cache, done): # done: what `run.json` says so far
         origin = dict(provenance=provenance(config.seed, processes=world()), cohort=Path(root).name)
         info = dict(config=asdict(config), **origin, **_who(cohort), resolution_ratio=cohort.ratio(), finished=False)
         _same_patients(run, done, info)
-        _write(run, info)  # first: what else is in the folder belongs to this
+        _write(run, info)  # first: the rest of the folder belongs to it
         model, floors = build(config, cohort, run)
         info['precision'] = _precision(config, model, run, done)
         info |= (settled := _settled(config, model, run, done, cohort, info['precision']))
@@ -314,7 +314,7 @@ def _write(run, info):
 # %% ../nbs/55_training.ipynb #c3b83c14
 @contextmanager
 def _claimed(run):
-    "The run's folder for one training alone."
+    "Lock the run's folder for one training."
     if rank() or fcntl is None: yield; return
     new = not run.exists()
     try:
@@ -366,7 +366,7 @@ def _keep(learn, config): # → what is saved, in words
     return f'the state after step {done} is saved'
 
 def _announce(info, done, cohort, place):
-    "What is trained on what, from where, and what is worth knowing about it."
+    "Print the model, its data, the epoch that it resumes in, and notes."
     say, config, valid = partial(print, flush=True), info['config'], len(info['patients']['valid'])
     names = dict(mean_volume_psnr='the mean volume scores', base_psnr='its base scores')
     floors = ', '.join(f'{name} {info[k]:.2f} dB' for k, name in names.items() if info.get(k) is not None)
@@ -389,7 +389,7 @@ def earlier_run(
     run:Path, # its folder
     config:RunConfig,
 )->dict:
-    "What `run.json` says of an earlier process, `{}` if there was none. A run of other settings is refused."
+    "`run.json` of an earlier process, `{}` if there was none. A run of other settings is refused."
     if not (run/'run.json').exists():
         if (run/'state.safetensors').exists():
             raise InputError(f'{run}: holds the state of a training but no run.json that says of which. Choose '
@@ -437,7 +437,7 @@ from xray_ct.models.direct import fit_base, measure_floors, psnr
 from xray_ct.models.saved import models as _registry
 
 class _Lazy(Mapping):
-    "What each class of the registry says, asked for by its name."
+    "A value of each class in the registry, by the class's name."
     def __init__(self, of): self.of = of
     def __getitem__(self, kind): return self.of(_registry[kind])
     def __iter__(self): return iter(_registry)

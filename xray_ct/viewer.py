@@ -37,14 +37,14 @@ def coloured(
 
 # %% ../nbs/72_viewer.ipynb #0d6391ea
 font = ImageFont.truetype(f'{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf', 12)
-cross = (0, 170, 205)  # seen on black and on white
+cross = (0, 170, 205)  # visible on black and on white
 
 def stretch(
     image, # (rows, columns) uint8, or with 3 colours
     size, # (width, height) in pixels
     sharp=False, # nearest voxel instead of linear between voxels
 ):
-    "To the size on screen, as an RGB picture."
+    "Stretch to the size on screen, as an RGB picture."
     return Image.fromarray(image).resize(size, Image.NEAREST if sharp else Image.BILINEAR).convert('RGB')
 
 def write(
@@ -75,10 +75,10 @@ def encoded(image):
 modes = ('prediction', 'truth', 'error', 'side by side')
 
 class Scene:
-    "What is shown, and how it is drawn. No widgets."
+    "The volumes, the point and the drawing, without widgets."
     def __init__(self,
         prediction, # Volume
-        truth=None, # Volume; resampled onto the prediction's grid where it lies on another
+        truth=None, # Volume; resampled onto the prediction's grid if it lies on another
         xrays=None, # (V, h, w) line integrals
         geometry=None, # `Geometry` of the X-rays: marks the point on them
         window='soft tissue', # name of a preset
@@ -98,7 +98,7 @@ class Scene:
         if mode not in self.modes:
             raise InputError(f'mode {mode!r} is not one of {", ".join(self.modes)}'
                              + ('' if truth is not None else ' (no truth was given)'))
-        Window.named(window)  # refuses a name nobody knows
+        Window.named(window)  # refuses an unknown name
         self._coords, self._shown = {}, None  # filled when first drawn
 
     @property
@@ -133,7 +133,7 @@ def under(self:Scene):
 
 @patch
 def readout(self:Scene):
-    "One line for a person."
+    "One line of readable text."
     v = self.under()
     parts = [f'voxel {v["voxel"][0]}, {v["voxel"][1]}, {v["voxel"][2]}', position_words(v['lps'])]
     parts += [f'{k} {hu_text(v[k], signed=k == "error")}' for k in ('prediction', 'truth', 'error') if k in v]
@@ -149,7 +149,7 @@ def pixels(self:Scene, plane): # 'axial', …
 
 @patch
 def layers(self:Scene):
-    "(name, volume's array or None for the error) of what the mode shows."
+    "(name, volume's array or None for the error) of each picture in the mode."
     both = [('prediction', self.prediction.array)] + ([('truth', self.truth.array)] if self.truth is not None else [])
     return {'prediction': both[:1], 'truth': both[1:], 'error': [('error', None)], 'side by side': both}[self.mode]
 
