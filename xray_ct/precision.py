@@ -76,6 +76,7 @@ def seconds_of(
     wait()
     return clock() - start
 
+# %% ../nbs/26_precision.ipynb #9625b8c5
 def choose_precision(
     asked:str, # 'auto', 'float32' or 'bf16'
     step:Callable, # (precision) → None; one training step in it

@@ -31,15 +31,15 @@ from .models.saved import about_weights, load_saved, shipped_folder
 # %% ../nbs/70_reconstruct.ipynb #d7e936d8
 def distances(
     p:Xray,
-    own:Geometry, # the model's: fills in missing distances
-    notes:list, # one sentence is appended for each assumption
-): # (source to detector, source to isocentre) in mm, or None if the tags lack them
-    "Distances of one radiograph's source, from its tags."
+    own:Geometry, # of the model, which says what is missing
+    notes:list, # gets a sentence for everything assumed
+): # (source to detector, source to isocentre) in mm, or None where the tags don't say
+    "Where the source of one radiograph stood, by its tags."
     tags = p.tags
     sdd, spd = tags.get('DistanceSourceToDetector'), tags.get('DistanceSourceToPatient')
     if not sdd: return None
     fluoroscopy = tags.get('Modality') in ('XA', 'RF')
-    iso = tags.get('DistanceSourceToIsocenter') or (spd if fluoroscopy else None)  # measured to the isocentre (C.8.7.5)
+    iso = tags.get('DistanceSourceToIsocenter') or (spd if fluoroscopy else None)  # there it is the isocentre (C.8.7.5)
     if iso: return sdd, iso
     if not spd and (m := tags.get('EstimatedRadiographicMagnificationFactor')):
         spd = sdd/m
@@ -55,13 +55,13 @@ def distances(
 
 # %% ../nbs/70_reconstruct.ipynb #452ff08e
 def _by_tags(pictures, own):
-    "Geometry from the tags, each picture's pixel size on its detector (None if unknown), and the assumptions."
+    "The geometry that the tags tell, the pixel of each picture on its detector (None where unknown), what was assumed."
     notes, found = [], []
     for p in pictures:
         own_notes = []
         found.append(distances(p, own, own_notes))
         notes += [f'{_name(p)}: {n}' for n in own_notes]
-    seen = lambda d: abs(d[1] - own.sid)  # distance from the training geometry
+    seen = lambda d: abs(d[1] - own.sid)  # how far from what the model has seen
     known = min(filter(None, found), key=seen, default=None)
     if known is None:
         g = own
@@ -78,7 +78,7 @@ def _by_tags(pictures, own):
 
 # %% ../nbs/70_reconstruct.ipynb #e223f34f
 def _pixel_on(g, p, found, known, notes):
-    "A picture's pixel size (mm) on the detector of `g`, matched in the plane of the isocentre."
+    "The pixel of a picture in mm on the detector of `g`, enlarged through the plane of the isocentre."
     if not p.pixel: return None
     to_detector = g.sdd/g.sid if g.mode == 'cone' else 1.
     if p.pixel_plane == 'patient': return tuple(s*to_detector for s in p.pixel)
@@ -102,8 +102,8 @@ def place(
     pictures:list, # of `Xray`
     own:Geometry, # the model's
     geometry=None, # Geometry, path of a geometry.json, or None: by the radiographs' tags
-): # (geometry with the model's volume and a detector that covers it, pixel of each picture on it, assumptions)
-    "The acquisition geometry of these pictures, in the form that the model needs."
+): # (geometry with the model's volume and a detector that covers it, pixel of each picture on it, what was assumed)
+    "The acquisition of these pictures, as the model needs it."
     assumed = [f'{_name(p)}: {a}' for p in pictures for a in p.assumed]
     if isinstance(geometry, (str, Path)): geometry = _belongs(Geometry.load(geometry), geometry, pictures)
     if geometry is None: geometry, pixels, notes = _by_tags(pictures, own)
@@ -122,7 +122,7 @@ def place(
 OTHER_SIDE = {'ap': 'pa', 'pa': 'ap', 'lat': 'rlat', 'rlat': 'lat'}
 
 def _belongs(g, file, pictures):
-    "The geometry of a file; refused if the pictures contradict it."
+    "The geometry of a file, unless the pictures say that it is another acquisition's."
     for p in pictures:
         if what := _difference(g, p):
             raise InputError(f'{file}: says {what} ({p.path}); they do not belong together. '
@@ -130,7 +130,7 @@ def _belongs(g, file, pictures):
     return g
 
 def _difference(g, p):
-    "The first contradiction between a geometry and a picture, in words; None if they agree."
+    "What a geometry says and a picture contradicts, as words; None where they agree."
     pixel, sdd = p.tags.get('ImagerPixelSpacing'), p.tags.get('DistanceSourceToDetector')
     views = list(map(view_name, g.views))
     differs = lambda a, b: not np.allclose(a, b, rtol=.01)
@@ -144,7 +144,7 @@ def _difference(g, p):
         return f'the view {", ".join(views)}, the picture is {view_name(p.view)!r}'
 
 def _cover(g, own):
-    "A detector with the model's number of pixels that just covers the field from this source position."
+    "A detector with the model's number of pixels that just covers the field from where the source is now."
     extent = [n*s for n, s in zip(own.vol_shape, own.spacing)]
     fresh = Geometry.for_field(max(extent), own.vol_shape[0], own.det_shape[0],
                                sdd=g.sdd, sid=g.sid, views=g.views, mode=g.mode)
@@ -152,7 +152,7 @@ def _cover(g, own):
 
 # %% ../nbs/70_reconstruct.ipynb #eabd21ed
 def _as_seen(p, views, mode):
-    "The picture as one of these views, or from the opposite side of one; other views are refused."
+    "The picture as one of these views, where that's what it is."
     view = None if p.view is None else view_name(p.view)
     if view is None or view in views: return p
     other = OTHER_SIDE.get(view)
@@ -177,9 +177,9 @@ def _as_seen(p, views, mode):
 def order_by_view(
     pictures:list, # of `Xray`
     views, # of the model
-    mode='cone', # of the model; a parallel beam gives the same line integrals from both sides
+    mode='cone', # of the model; with a parallel beam both sides see the same line integrals
 )->list: # of `Xray`, in the order of the views
-    "Sort pictures into the order of the model's views; refuse a duplicate view and a view the model doesn't know."
+    "Pictures in the order of the model's views; a second of one view, or a view the model doesn't know, is refused."
     views = [view_name(v) for v in views]
     if len(pictures) != len(views):
         raise InputError(f'this model needs {len(views)} X-rays ({", ".join(views)}), not {len(pictures)}')
@@ -189,7 +189,7 @@ def order_by_view(
         if v in named:
             raise InputError(f'{p.path}: is a second {v!r} view; one of each of {", ".join(views)} is needed')
         if v: named[v] = p
-        else: rest.append(p)  # pictures without a view fill the free places, in the order given
+        else: rest.append(p)  # unnamed ones fill what is left, in the order given
     return [named.get(v) or rest.pop(0) for v in views]
 
 # %% ../nbs/70_reconstruct.ipynb #3af3af1e
@@ -197,9 +197,9 @@ def order_by_view(
 def inside_field(
     g, # Geometry of the model's volume
     body, # ((low, high) of D, H, W) mm from the isocentre: the body's box
-    tolerance=5., # mm of body outside the field that are tolerated
+    tolerance=5., # mm of body outside that are let pass
 ) -> Tensor: # (V, h, w) bool
-    "Rays whose path through the body's box lies inside the field."
+    "Rays whose way through the body's box lies in the field."
     body = np.asarray(body, float)
     step = np.asarray(g.spacing)*2
     half = np.maximum(abs(body).max(1), np.asarray(g.extent)/2)
@@ -211,7 +211,7 @@ def inside_field(
         box &= ((x >= body[k, 0]) & (x <= body[k, 1]))[tuple(sl)]; field_ &= (abs(x) <= g.extent[k]/2)[tuple(sl)]
     outside = torch.from_numpy((box & ~field_).astype(np.float32))[None, None]
     try: P = Projector(g.replace(vol_shape=tuple(shape), spacing=tuple(step)))
-    except InputError:  # the box reaches the source: no ray can be excluded
+    except InputError:  # a box that reaches the source says nothing
         return torch.ones(len(g.views), *g.det_shape, dtype=torch.bool)
     return P(outside)[0] <= tolerance
 
@@ -227,12 +227,12 @@ def load_model(weights):
 
 @dataclass(frozen=True)
 class Reconstruction:
-    "A reconstructed volume, with its X-rays, geometry and metrics."
+    "What came out, and how."
     volume: Volume # the result
     predicted: Volume # before the correction
     xrays: Tensor # (V, h, w) line integrals on the model's detector
     geometry: Geometry # acquisition and field
-    metrics: dict # reprojection error, assumptions, times
+    metrics: dict # reprojection error, what was assumed, times
     model: object = None
     source: dict = None # of the CT behind the X-rays, from geometry.json: patient, study, frame of reference
     check: Check = None # whether the pictures can be used
@@ -260,7 +260,7 @@ def read_pictures(
 
 # %% ../nbs/70_reconstruct.ipynb #5dab8c2e
 def _on_model_detector(pictures, pixels, g, model, assumed, seen=None):
-    "All pictures on the detector of `g` (V, h, w), and the mask of the pixels that they cover."
+    "All pictures on the detector of `g` (V, h, w), and where they cover it; pixels outside a picture cover nothing."
     lines, air = line_integrals(pictures, pixels, g, model, assumed, seen)
     lines = [torch.from_numpy(a) for a in lines]
     alike = len({(p.shape, pixel) for p, pixel in zip(pictures, pixels)}) == 1
@@ -274,7 +274,7 @@ def _on_model_detector(pictures, pixels, g, model, assumed, seen=None):
 
 # %% ../nbs/70_reconstruct.ipynb #f1cfee28
 def _mark(weights):
-    "The metrics entry that names weights of the package; {} for other weights."
+    "What a result says of weights that come with the package; {} for others."
     about = about_weights(weights) if isinstance(weights, (str, Path)) else None
     return {'weights': dict(shipped=True, **{k: about[k] for k in ('name', 'made_for', 'limits')})} if about else {}
 
@@ -284,19 +284,19 @@ def _about(g, weights, verdict):
     return dict(source='synthetic: reconstructed from X-rays', views=list(g.views), check=verdict, **named)
 
 def _source(geometry):
-    "The CT that the X-rays were made from, if geometry.json names it; else None."
+    "The CT behind the X-rays, of which geometry.json may tell."
     source = read_json(geometry).get('source') if isinstance(geometry, (str, Path)) else None
     return source if isinstance(source, dict) else None
 
 def _check_finite(predicted, weights):
-    "Refuse NaN, and name the run that predicted it."
+    "Refuse NaN by the name of the run it comes from."
     if not predicted.isfinite().all():
         raise InputError(f'{weights if isinstance(weights, (str, Path)) else "the model"}: predicts NaN; '
                          'its weights or xray_scale in its config.json are damaged. Train again')
 
 # %% ../nbs/70_reconstruct.ipynb #e2b71964
 def _outside(weights, x, g, body, covered, assumed):
-    "The prediction outside the field (`Outside`, or None without an outside model), and the rays to use (V, h, w)."
+    "What the run expects outside its field (`Outside`, or None where it knows nothing), and the rays to use (V, h, w)."
     known = load_outside(weights) if isinstance(weights, (str, Path)) else None
     if known is None:
         inner = inside_field(g, body).to(x.device) if body is not None else True
@@ -306,7 +306,7 @@ def _outside(weights, x, g, body, covered, assumed):
 
 # %% ../nbs/70_reconstruct.ipynb #d7cfb284
 def _corrected(predicted, x, model, mask, outside, kev, off, **kw):
-    "The corrected volume (unchanged if `off` gives a reason), and the reprojection errors before and after."
+    "The volume after the correction, unless `off` says why there is none, and what was measured before and after."
     beyond = lambda hu: outside_estimate(hu, x[None], model.projector, outside, mask=mask[None], kev=kev)
     error = lambda hu: reprojection_error(hu, x[None], model.projector, mask[None], kev, beyond(hu))
     rounded = lambda hu: {k: round(v.item(), 6) for k, v in error(hu).items()}
@@ -332,15 +332,15 @@ def reconstruct(
     xrays, # paths of radiographs, `Xray`s, or a tensor (V, h, w) of line integrals
     weights=None, # folder of a run, or a loaded model; None: the weights `chest` that come with the package
     geometry=None, # Geometry or path of geometry.json; None: by tags, else the training geometry
-    consistency=True, # correct the prediction by the measured X-rays (only if they are line integrals)
+    consistency=True, # correct the prediction by the measured X-rays (only where they are line integrals)
     kev=None, # effective energy of the line integrals; default the model's
-    body=None, # the body's box, see `inside_field`; default: from geometry.json
-    refuse=False, # raise `InputError` if the check says 'not usable'; else only record it
+    body=None, # the body's box, see `inside_field`; default what geometry.json says
+    refuse=False, # raise `InputError` where the check says 'not usable'; else the result says so
     known_slices=None, # folder of a few real CT slices of the patient, or `Volume`s of one plane
     prior=None, # an older or coarser CT of the patient: path or `Volume`
     **kw # for `consistent`
 ) -> Reconstruction:
-    "Reconstruct a CT `Volume` from radiographs."
+    "From pictures to a `Volume`."
     start = time.perf_counter()
     weights = shipped_folder('chest') if weights is None else weights
     model = load_model(weights) if isinstance(weights, (str, Path)) else weights
@@ -396,7 +396,7 @@ def page(self:Reconstruction, truth=None, scores=None):
 
 @patch
 def sections(self:Reconstruction, truth=None, scores=None):
-    "The sections of the report."
+    "What the report says."
     from xray_ct.provenance import provenance
     from xray_ct.report import Picture, Scores, Settings, Text
     before, after = self.metrics['reprojection_before'], self.metrics['reprojection']

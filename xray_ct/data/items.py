@@ -113,6 +113,7 @@ _cards:dict = {} # device and files → voxels: a cohort is copied once for base
 @lru_cache(128)
 def _projector(geometry): return Projector(geometry)
 
+# %% ../../nbs/19_items.ipynb #8aa005fe
 class Items:
     "Moved items of a `CTDataset`, a batch at a time, on a device."
     def __init__(self, dataset:CTDataset, device):
