@@ -16,7 +16,7 @@ import math
 import numpy as np
 import torch
 from .files import InputError, check_file, staged
-from .formats import FORMATS, VOXELS, centered_affine, place_of, read_voxels, to_canonical
+from .formats import DETACHED, FORMATS, VOXELS, centered_affine, place_of, read_voxels, to_canonical
 from .formats import DTYPES, NIFTI, check_header, check_packed, nifti_header, read_nifti  # until 0.3
 
 # %% ../nbs/03_volume.ipynb #13f54445
@@ -209,7 +209,8 @@ def save(self:Volume, path, dtype='int16'): # 'int16' rounds to whole HU, 'float
     "Write NIfTI, NRRD or MHA, by the file's ending; whole or not at all."
     import SimpleITK as sitk
     path, kinds = Path(path), {'int16': sitk.sitkInt16, 'float32': sitk.sitkFloat32}
-    if not path.name.endswith(FORMATS): raise InputError(f'{path}: choose a name that ends in {", ".join(FORMATS)}')
+    endings = tuple(e for e in FORMATS if e not in DETACHED)
+    if not path.name.endswith(endings): raise InputError(f'{path}: choose a name that ends in {", ".join(endings)}')
     a = self.array if dtype == 'float32' else np.clip(np.rint(self.array), -32768, 32767)
     with staged(path) as f:
         sitk.WriteImage(sitk.Cast(self.with_array(a).to_sitk(), kinds[dtype]), str(f), useCompression=True)

@@ -338,7 +338,6 @@ def _slices(files): return [t for n, o in files.items() if (s := parse(n, o)) fo
 # %% ../../nbs/12_dicom.ipynb #fbf35703
 PARTS = {'what ends in .gz is packed: unpack it first (gunzip)': '.gz .tgz',
          'it is packed: unpack it, and give the folder': '.7z .rar .tar .bz2 .xz .zst',
-         'its voxels lie in another file: save it as one .nrrd file': '.nhdr',
          'it holds voxels only: give the .mhd file beside it': '.raw .zraw',
          'it is half of a pair of files: convert it to one .nii.gz': '.hdr .img'}
 
