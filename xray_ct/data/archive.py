@@ -49,7 +49,7 @@ def open_files(path): # folder (with all below it), ZIP or single file
         with zipfile.ZipFile(path) as z:
             members = [m for m in z.infolist() if not m.is_dir()]
             check_zip(path, members)
-            hidden = lambda m: any(q.startswith(('.', '__MACOSX')) for q in m.filename.split('/'))
+            hidden = lambda m: any(q != '.' and q.startswith(('.', '__MACOSX')) for q in m.filename.split('/'))
             yield {f'{path}/{m.filename}': partial(z.open, m) for m in members if not hidden(m)}
     elif path.suffix.lower() == '.zip':
         raise InputError(f'{path}: is empty, cut off or no ZIP at all. Download or pack it again')
