@@ -320,6 +320,7 @@ def near_padding(
     pixel = np.zeros((3,)*values.ndim, bool); pixel[(1,)*(values.ndim - 2)] = True
     return binary_dilation(at_edge(off <= .02*2**cells.stored), pixel, iterations=2)
 
+# %% ../../nbs/10_tags.ipynb #8c1fb84c
 NEEDED = 'Rows', 'Columns', 'BitsAllocated', 'SamplesPerPixel', 'PixelRepresentation', 'PhotometricInterpretation'
 
 def stored_values(
