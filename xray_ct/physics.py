@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['scanner_kev', 'NOT_HU', 'attenuation', 'bone_part', 'hu_to_mu', 'mu_to_hu', 'transmission', 'harden', 'add_noise',
-           'render', 'relative_log', 'untagged_padding', 'hu_doubts', 'check_hu']
+           'render', 'relative_log', 'untagged_padding', 'hu_doubts', 'at_edge', 'near_padding', 'shows_air_high',
+           'air_in_padding', 'check_hu']
 
 # %% ../nbs/06_physics.ipynb #eb889233
 import math
@@ -254,6 +255,67 @@ def hu_doubts(
     if tissue.mean() < .001:
         return '', ['hardly anything in it is from −250 to 250 HU, where soft tissue is: is it in HU?']
     return '', []
+
+# %% ../nbs/06_physics.ipynb #7c8f260e
+def at_edge(
+    mask:np.ndarray, # (…, h, w) bool
+)->np.ndarray: # the same shape
+    "The parts of each picture that reach its edge."
+    from scipy.ndimage import label
+    out = np.zeros(mask.shape, bool)
+    for few, kept in zip(mask.reshape(-1, *mask.shape[-2:]), out.reshape(-1, *mask.shape[-2:])):
+        parts, _ = label(few)
+        edge = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
+        kept[:] = np.isin(parts, edge[edge > 0])
+    return out
+
+def near_padding(
+    values:np.ndarray, # (…, h, w) stored values after a lossy compression
+    low:int, high:int, # padding, in the values' own sign
+    span:int, # of all values that can be stored
+)->np.ndarray: # (…, h, w) bool
+    "Padding that a codec has blurred: within 2 % of the range of its value, from the edge of a picture on."
+    from scipy.ndimage import binary_dilation
+    off = np.maximum(low - values.astype(np.int64), values.astype(np.int64) - high)
+    pixel = np.zeros((3,)*values.ndim, bool); pixel[(1,)*(values.ndim - 2)] = True
+    return binary_dilation(at_edge(off <= .02*span), pixel, iterations=2)
+
+# %% ../nbs/06_physics.ipynb #38cfd1d8
+def shows_air_high(
+    stored, # (h, w) any numbers
+    inside=None, # (h, w) bool: the picture; default all
+): # True, False, or None if the picture is ambiguous
+    "Are the values along the edge that are rare in the middle (air) the highest?"
+    inside = np.ones(stored.shape, bool) if inside is None else inside
+    rows, cols = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    box = slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
+    a, inside = stored[box].astype(float), inside[box]
+    low, high = np.percentile(a[inside], [.5, 99.5])
+    if not high > low: return None
+    edge = np.ones(a.shape, bool)
+    middle = np.zeros(a.shape, bool)
+    ring, quarter = [max(1, n//25) for n in a.shape], [n//4 for n in a.shape]
+    edge[ring[0]:-ring[0], ring[1]:-ring[1]] = False
+    middle[quarter[0]:-quarter[0], quarter[1]:-quarter[1]] = True
+    share = lambda where, end: (end & where & inside).sum()/max(1, (where & inside).sum())
+    ends = {True: a >= high - .1*(high - low), False: a <= low + .1*(high - low)}
+    air = {up: share(edge, end) > .15 and share(edge, end) > 2*share(middle, end) for up, end in ends.items()}
+    return None if air[True] == air[False] else air[True]
+
+# %% ../nbs/06_physics.ipynb #c69d717d
+def air_in_padding(
+    stored, # (h, w) stored values
+    padded, # (h, w) bool of `stored_values`, or None
+    inside, # (h, w) bool: the picture
+    more:bool, # does a higher stored value mean more X-rays?
+)->np.ndarray: # (h, w) bool
+    """Padding that is the picture's own air: its value is within 2 % of the range beyond the airy end of a picture
+    with almost no other air."""
+    if padded is None or padded.mean() < .01: return np.zeros(stored.shape, bool)
+    low, high, *ends = (float(v) for a in (stored[inside], stored[padded]) for v in (a.min(), a.max()))
+    gap, near = ends[0] - high if more else low - ends[1], .02*(high - low)
+    air = (stored[inside] >= high - near if more else stored[inside] <= low + near).mean()
+    return padded if 0 <= gap <= near and air < .02 else np.zeros(stored.shape, bool)
 
 # %% ../nbs/06_physics.ipynb #c072ef4d
 def check_hu(

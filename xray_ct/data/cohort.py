@@ -29,7 +29,7 @@ from .drr import check_life, project_hu, random_affine, sample_field
 from .drr import vary_geometry, vary_picture, whole_grid
 from .drr import TO_LPS  # until 0.3: it was here
 from .find import find_cts
-from .radiograph import open_png
+from .archive import open_png
 
 # %% ../../nbs/16_cohort.ipynb #a47007a5
 FRACTIONS = dict(train=.75, valid=.15, test=.10)

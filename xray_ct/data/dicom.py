@@ -18,13 +18,13 @@ from .find import CAPTURE, Slice, parse
 from .find import (META, TAGS, Frames, Header, find_cts, first_ct, frames_of, is_empty, patient_table,
                                plain_voxels, to_slice)  # moved; kept here until 0.3
 from .archive import ZIP_RATIO, ZIP_TOTAL, check_zip  # moved; kept here until 0.3
-from .tags import DAMAGED, at_edge, read_dataset, stored_values
+from .tags import DAMAGED, read_dataset, stored_values
 from .tags import DEFLATED, UNPACKED, check_deflated, check_frame  # moved; kept here until 0.3
 from .write_dicom import (KEPT, NOTICE, common_tags, numbers, save_dataset,
                                       write_dicom)  # moved; kept here until 0.3
 from ..files import InputError, check_file, check_name, say
 from ..formats import FORMATS, VOXELS
-from ..physics import check_hu
+from ..physics import at_edge, check_hu
 from ..volume import AIR, Volume, centered_affine, square, to_canonical
 
 # %% ../../nbs/12_dicom.ipynb #db5981d1

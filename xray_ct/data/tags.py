@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['DAMAGED', 'DEFLATED', 'UNPACKED', 'OVERLAYS', 'LOSSY', 'NEEDED', 'tag_numbers', 'tag_number', 'is_dicom',
-           'check_deflated', 'read_dataset', 'Cells', 'check_frame', 'at_edge', 'near_padding', 'stored_values',
-           'shows_air_high', 'modality_values', 'voi_falls', 'polarity']
+           'check_deflated', 'read_dataset', 'Cells', 'check_frame', 'stored_values', 'modality_values', 'voi_falls',
+           'polarity']
 
 # %% ../../nbs/10_tags.ipynb #9b39c4df
 import io, math, struct, tempfile, zlib
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from ..files import InputError, quiet
+from ..physics import near_padding, shows_air_high
 
 # %% ../../nbs/10_tags.ipynb #89601adf
 DAMAGED = 'is damaged or cut off. Copy or download it again'
@@ -220,6 +221,10 @@ def _are_cut(how, cells, values, padded):
     if above(a.min()) in empty and above(a.max()) in empty: return False
     odd, v = ~np.isin(above(a), empty), values.astype(np.int64)
     if padded is not None: odd &= ~padded
+    steps = [(np.diff(above(a).astype(np.int64), axis=k), np.diff(v, axis=k)) for k in (-1, -2)]
+    up, jump = (np.concatenate([s[k].ravel() for s in steps]) for k in (0, 1))
+    wrapped = (abs(up) == 1) & (up*jump < -(1 << how.stored)//2)  # counted on above, as a clock
+    if wrapped.sum() > max(20, .5*(up != 0).sum()): return True
     if odd.mean() > .05: return False  # metal is small
     at, rest = [], []
     for axis in (-1, -2):
@@ -294,33 +299,8 @@ def _decode(ds, cells):
         if not syntax.is_compressed or syntax.is_deflated: raise
     return _by_gdcm(ds, cells)
 
-# %% ../../nbs/10_tags.ipynb #7c8f260e
-LOSSY = {f'1.2.840.10008.1.2.4.{n}' for n in (50, 51, 81, 91, 93, 112, 203)}
-
-def at_edge(
-    mask:np.ndarray, # (…, h, w) bool
-)->np.ndarray: # the same shape
-    "The parts of each picture that reach its edge."
-    from scipy.ndimage import label
-    out = np.zeros(mask.shape, bool)
-    for few, kept in zip(mask.reshape(-1, *mask.shape[-2:]), out.reshape(-1, *mask.shape[-2:])):
-        parts, _ = label(few)
-        edge = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
-        kept[:] = np.isin(parts, edge[edge > 0])
-    return out
-
-def near_padding(
-    values:np.ndarray, # (…, h, w) stored values after a lossy compression
-    cells:Cells,
-)->np.ndarray: # (…, h, w) bool
-    "Padding that a codec has blurred: within 2 % of the range of its value, from the edge of a picture on."
-    from scipy.ndimage import binary_dilation
-    low, high = cells.padding
-    off = np.maximum(low - values.astype(np.int64), values.astype(np.int64) - high)
-    pixel = np.zeros((3,)*values.ndim, bool); pixel[(1,)*(values.ndim - 2)] = True
-    return binary_dilation(at_edge(off <= .02*2**cells.stored), pixel, iterations=2)
-
 # %% ../../nbs/10_tags.ipynb #8c1fb84c
+LOSSY = {f'1.2.840.10008.1.2.4.{n}' for n in (50, 51, 81, 91, 93, 112, 203)}
 NEEDED = 'Rows', 'Columns', 'BitsAllocated', 'SamplesPerPixel', 'PixelRepresentation', 'PhotometricInterpretation'
 
 def stored_values(
@@ -353,7 +333,7 @@ def stored_values(
     if a.dtype.itemsize*8 != cells.allocated: a = a.astype(cells.dtype)  # a codec's own choice
     values, padded = cells.picture(a, name)
     lossy = syntax in LOSSY and str(ds.get('LossyImageCompression') or '') != '00'
-    return values, near_padding(values, cells) if lossy and cells.padding else padded
+    return values, near_padding(values, *cells.padding, 1 << cells.stored) if lossy and cells.padding else padded
 
 # %% ../../nbs/10_tags.ipynb #cbc94f22
 def _compressed_cells(ds, cells, name):
@@ -364,28 +344,6 @@ def _compressed_cells(ds, cells, name):
     raise InputError(f'{name}: says HighBit {cells.high} of {cells.stored} bits over compressed pixels, '
                      'which do not say where their values lie. '
                      'Decompress it first (dcmdjpeg, or gdcmconv --raw)')
-
-# %% ../../nbs/10_tags.ipynb #f358c6ed
-def shows_air_high(
-    stored, # (h, w) any numbers
-    inside=None, # (h, w) bool: the picture; default all
-): # True, False, or None if the picture is ambiguous
-    "Are the values along the edge that are rare in the middle (air) the highest?"
-    inside = np.ones(stored.shape, bool) if inside is None else inside
-    rows, cols = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-    box = slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)
-    a, inside = stored[box].astype(float), inside[box]
-    low, high = np.percentile(a[inside], [.5, 99.5])
-    if not high > low: return None
-    edge = np.ones(a.shape, bool)
-    middle = np.zeros(a.shape, bool)
-    ring, quarter = [max(1, n//25) for n in a.shape], [n//4 for n in a.shape]
-    edge[ring[0]:-ring[0], ring[1]:-ring[1]] = False
-    middle[quarter[0]:-quarter[0], quarter[1]:-quarter[1]] = True
-    share = lambda where, end: (end & where & inside).sum()/max(1, (where & inside).sum())
-    ends = {True: a >= high - .1*(high - low), False: a <= low + .1*(high - low)}
-    air = {up: share(edge, end) > .15 and share(edge, end) > 2*share(middle, end) for up, end in ends.items()}
-    return None if air[True] == air[False] else air[True]
 
 # %% ../../nbs/10_tags.ipynb #030ae56d
 def _falls(transform, a):
@@ -456,6 +414,11 @@ def polarity(
     said = set(votes.values())
     names = ' and '.join(votes)
     if len(said) == 2:
+        sign = tag_number(ds, 'PixelIntensityRelationshipSign')
+        if seen is None and sign in (1, -1) and ds.get('PresentationIntentType') == 'FOR PROCESSING':
+            assumed.append(f'polarity: by PixelIntensityRelationshipSign, in an image FOR PROCESSING; {names} contradict '
+                           'each other')
+            return sign == 1
         if seen is None:
             raise InputError(f'{names} contradict each other about which way grey levels run, '
                              'and the picture does not show which is true. '
