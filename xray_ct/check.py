@@ -260,7 +260,7 @@ def body_width(p, pixel, g, hidden): # mm in the plane of the isocentre
     return float(body[rows].sum(1).mean()*pixel[1]*to_isocentre) if rows.any() else 0.
 
 # limits of fits, which are rank correlations; they were chosen from the table at the end
-FIT = dict(refuse=.35, care=.5, upside_down=(-.12, -.35), swapped=(0., -.2), negative=.15, twice=-.13)
+FIT = dict(refuse=.35, care=.5, upside_down=(-.12, -.35), on_its_side=-.15, swapped=(0., -.2), negative=.15, twice=-.13)
 
 # %% ../nbs/67_check.ipynb #257e9ca5
 def view_findings(pictures, views, hidden, bank, widths)->tuple: # findings, scores
@@ -277,12 +277,17 @@ def view_findings(pictures, views, hidden, bank, widths)->tuple: # findings, sco
         elif good < FIT['care']:
             add(1, _name(p), 'anatomy', f'looks little like the trunks it was compared with (fit {good:.2f} of 1)')
         else: add(0, _name(p), 'anatomy', f'looks like a trunk (fit {good:.2f} of 1)')
-    turned = sum(g - f[v, 'upside_down'] for f, v, g in zip(fits, views, own))
+    turned = min(sum(g - f[v, w] for f, v, g in zip(fits, views, own)) for w in ('upside_down', 'turned'))
     if turned < FIT['upside_down'][0]:
         add(2 if turned < FIT['upside_down'][1] else 1, 'both pictures', 'view', 'look as if they were upside down')
+    for p, f, v, g in zip(pictures, fits, views, own):
+        side = max(f[v, w] for w in ('on_its_side', 'on_its_other_side'))
+        if g - side < FIT['on_its_side'] and f[v, 'negative'] <= side:
+            add(2, _name(p), 'view', 'looks as if it lay on its side. Turn it head up')
     likes = [g - f[o, 'plain'] for f, o, g in zip(fits, views[::-1], own)] # its view rather than the other
     swapped = sum(likes) + np.subtract(*map(symmetry, little)) + np.log(max(widths[0], 1)/max(widths[1], 1))
-    if same_picture(*(p.lines for p in pictures)):
+    first, second = (p.lines for p in pictures)
+    if same_picture(first, second) or same_picture(first, second[:, ::-1]):
         sure = min(likes) < FIT['twice'] and max(own) > .7
         add(2 if sure else 1, 'both pictures', 'view',
             'are one picture twice' + f', and it is not {views[int(np.argmin(likes))]}'*sure)
