@@ -371,6 +371,7 @@ def _check_read(path, fields, r):
         raise InputError(f'{path}: its header is damaged near {min(wrong)[1][:80]!r}: three numbers are needed. '
                          'Correct it or export it again')
 
+# %% ../nbs/02_formats.ipynb #4850950f
 def _read_itk(path):
     "NRRD and MHA: voxels, place, what was assumed."
     import SimpleITK as sitk

@@ -273,6 +273,7 @@ def to_hu(
 
 TISSUE = -1000., 1500. # HU; padding beyond is believed anywhere
 
+# %% ../../nbs/12_dicom.ipynb #48b14656
 def _padding_hu(s):
     "The lowest and the highest padding in HU, if tissue can have such values; else None."
     if not (s.cells.padding and s.rescale): return None

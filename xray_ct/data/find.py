@@ -246,6 +246,7 @@ def parse(
 
 PARTIAL = '.tmp', '.part', '.crdownload'  # copies and downloads that were not finished
 
+# %% ../../nbs/11_find.ipynb #c425f1ac
 def _is_other(ds):
     "Does a damaged file say that it is no CT?"
     try: return str(ds.get('Modality') or 'CT').upper() != 'CT'

@@ -182,8 +182,8 @@ def picture_area(
 
 # %% ../../nbs/13_radiograph.ipynb #3758970a
 STORAGE = '1.2.840.10008.5.1.4.1.1.'  # of what comes without a Modality (PS3.4, table B.5-1)
-OTHERS = {'2': 'CT', '2.1': 'CT', '2.2': 'CT', '4': 'MR', '4.1': 'MR', '128': 'PT', '20': 'NM', '6.1': 'US', '3.1': 'US',
-          '1.2': 'MG', '1.2.1': 'MG'}
+OTHERS = {'2': 'CT', '2.1': 'CT', '2.2': 'CT', '4': 'MR', '4.1': 'MR', '128': 'PT', '20': 'NM', '6.1': 'US',
+          '3.1': 'US', '1.2': 'MG', '1.2.1': 'MG'}
 KINDS = ('CR', 'DX', 'DR', 'RG', 'PX', 'RF', 'XA', 'OT', '')
 LENGTHS = {'ImagerPixelSpacing': 2, 'PixelSpacing': 2, 'NominalScannedPixelSpacing': 2, 'DistanceSourceToDetector': 1,
            'DistanceSourceToPatient': 1, 'DistanceSourceToIsocenter': 1,
@@ -290,6 +290,7 @@ def _behind_blades(ds, stored, inside, falls):
             except InputError: continue
             if more == least: return hidden  # otherwise it is air
 
+# %% ../../nbs/13_radiograph.ipynb #82f64a42
 def _grey(ds, stored, padded, inside, assumed):
     "Line integrals or relative attenuation, (h, w) float32; is it the former? (bool); the picture's pixels."
     x, falls = modality_values(ds, stored)

@@ -234,6 +234,7 @@ def _are_cut(how, cells, values, padded):
     at, rest = np.concatenate(at), np.concatenate(rest)
     return bool(len(at)) and at.mean() > 2*(rest.mean() if len(rest) else 0) + 1
 
+# %% ../../nbs/10_tags.ipynb #dc45b9b0
 @patch
 def picture(self:Cells,
     cells:np.ndarray, # as for `values`
@@ -416,8 +417,8 @@ def polarity(
     if len(said) == 2:
         sign = tag_number(ds, 'PixelIntensityRelationshipSign')
         if seen is None and sign in (1, -1) and ds.get('PresentationIntentType') == 'FOR PROCESSING':
-            assumed.append(f'polarity: by PixelIntensityRelationshipSign, in an image FOR PROCESSING; {names} contradict '
-                           'each other')
+            assumed.append('polarity: by PixelIntensityRelationshipSign, in an image FOR PROCESSING; '
+                           f'{names} contradict each other')
             return sign == 1
         if seen is None:
             raise InputError(f'{names} contradict each other about which way grey levels run, '

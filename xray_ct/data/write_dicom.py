@@ -181,7 +181,8 @@ def geometry_tags(
     if view_name(view) not in POSITION: tags['PositionerPrimaryAngle'] = view_angle(view)  # LAO is positive
     table = g.sid + g.depth_extent(view)/2
     if g.mode == 'cone':
-        tags |= dict(DistanceSourceToDetector=g.sdd, DistanceSourceToPatient=table, DistanceSourceToIsocenter=float(g.sid))
+        tags |= dict(DistanceSourceToDetector=g.sdd, DistanceSourceToPatient=table)
+        tags['DistanceSourceToIsocenter'] = float(g.sid)
     return tags
 
 # %% ../../nbs/09_write_dicom.ipynb #c95f07d0
