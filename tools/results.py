@@ -32,7 +32,8 @@ def take(run, name, what):
     own = {k: done[k] for k in ('parameters', 'epochs', 'passes', 'batch_size', 'precision', 'steps', 'seconds')}
     rows = [{k: v for k, v in r.items() if not k.endswith('_spread')} for r in found['rows']]
     made = found['provenance'] | dict(revision=done['provenance']['revision'])
-    made['command'] = re.sub(r' --cache \S+', '', done['provenance']['command'])  # it changes no result
+    command = re.sub(r' --cache \S+', '', done['provenance']['command'])  # it changes no result
+    made['command'] = re.sub(r' /\S*/(\S+)', r' \1', command)  # folders of one machine
     row = dict(what=what, command=made['command'], parts=found['parts'], **own,
                validation_psnr=done['psnr_range2000'], xrays=found['xrays'], rows=rows, provenance=made)
     text = json.dumps(signed(row, name), indent=1, ensure_ascii=False)
