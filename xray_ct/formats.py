@@ -150,7 +150,8 @@ def _fill(f, a, offset): # → True, or False if cut off
     f.seek(offset)
     while at < a.nbytes and (k := f.readinto(data[at:at + (1 << 24)])): at += k
     if len(f.read(1 << 20)) == 1 << 20:
-        raise ValueError('has megabytes more than its header says. Correct its dimensions, or export it again')
+        raise ValueError('has megabytes more than its header says, so it is damaged. Correct its dimensions, or '
+                         'export it again')
     return at == a.nbytes
 
 def read_nifti(

@@ -180,9 +180,7 @@ def geometry_tags(
     tags = view_tags(view) | dict(ImagerPixelSpacing=list(g.pixel), Rows=g.det_shape[0], Columns=g.det_shape[1])
     if view_name(view) not in POSITION: tags['PositionerPrimaryAngle'] = view_angle(view)  # LAO is positive
     table = g.sid + g.depth_extent(view)/2
-    if g.mode == 'cone':
-        tags |= dict(DistanceSourceToDetector=g.sdd, DistanceSourceToPatient=table)
-        tags['DistanceSourceToIsocenter'] = float(g.sid)
+    if g.mode == 'cone': tags |= dict(DistanceSourceToDetector=g.sdd, DistanceSourceToPatient=table)
     return tags
 
 # %% ../../nbs/09_write_dicom.ipynb #c95f07d0
@@ -195,7 +193,7 @@ def xray_dataset(lines, g, view, scale, offset, description, source):
     for k in 'FrameOfReferenceUID', 'PatientPosition':
         if k in ds: del ds[k]  # a radiograph has no position in space
     tags = geometry_tags(g, view)
-    plain = ('ViewPosition', 'PatientOrientation', 'Rows', 'Columns', 'DistanceSourceToIsocenter')
+    plain = ('ViewPosition', 'PatientOrientation', 'Rows', 'Columns')
     for k, v in tags.items(): setattr(ds, k, v if k in plain else numbers(*np.atleast_1d(v)))
     ds.ImageType, ds.SOPInstanceUID, ds.KVP = ['DERIVED', 'SECONDARY'], generate_uid(), None
     ds.BodyPartExamined = ds.get('BodyPartExamined', '')
