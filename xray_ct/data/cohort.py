@@ -362,9 +362,10 @@ def prepare_parts(
     keep = choose_patients(parts, config.max_patients)  # after the split: no patient changes its part
     cases = [c for c in cases if c.patient in keep]
     if len(keep) < 3:
-        raise InputError(f'{root}: {len(cases)} CTs of {len(keep)} patients ({", ".join(sorted(keep))}); at least 3 '
-                         'patients are needed (one each to train, to choose by, to test on). If there are more, name '
-                         'them in patients.csv (columns file, patient)')
+        more = (f'. If the {len(cases)} CTs are of more people than {", ".join(sorted(keep))}, name them in '
+                'patients.csv (columns file, patient)') if len(cases) > len(keep) else ''
+        raise InputError(f'{root}: {len(keep)} patients with a readable CT; at least 3 are needed (one each to train, '
+                         f'to choose by, to test on){more}')
     total, (cases, broken) = len(cases), prepare_cases(cases, config, cache or '.xray_ct_cache', prepare, processes)
     if broken:
         rest, list_ = {c.patient
