@@ -1,5 +1,5 @@
 """What the tools share: processes with a time limit, and what is in a notebook."""
-import functools, multiprocessing, os, re, signal, subprocess, sys, tempfile, time, types
+import contextlib, functools, multiprocessing, os, re, shutil, signal, subprocess, sys, tempfile, time, types
 from configparser import ConfigParser
 from pathlib import Path
 import nbformat
@@ -22,6 +22,13 @@ def kill(p):
     try: os.killpg(p.pid, signal.SIGKILL)
     except ProcessLookupError: pass
 
+@contextlib.contextmanager
+def scratch():
+    "A folder for the temporary files of one process; what it leaves behind goes with it."
+    folder = tempfile.mkdtemp(prefix='xray_ct_')
+    try: yield folder
+    finally: shutil.rmtree(folder, ignore_errors=True)
+
 def process(
     cmd,
     timeout, # seconds on the machine of reference when it is quiet; None: no limit
@@ -29,15 +36,16 @@ def process(
     **env, # added to the environment
 ): # (exit code, what it printed); 124 where it ran out of time
     "Run a command without stdin, on one thread. Its whole process group dies at the time limit."
-    env = {**os.environ, **one_thread, **env}
-    p = subprocess.Popen([str(c) for c in cmd], cwd=cwd, env=env, stdin=subprocess.DEVNULL,
-                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                         text=True, errors='replace', start_new_session=True)
-    running.add(p)
-    try:
-        out, late = wait(p, timeout)
-        return (124, f'{out}\nstopped: {late}') if late else (p.returncode, out)
-    finally: running.discard(p)
+    with scratch() as folder:
+        env = {**os.environ, **one_thread, 'TMPDIR': folder, **env}
+        p = subprocess.Popen([str(c) for c in cmd], cwd=cwd, env=env, stdin=subprocess.DEVNULL,
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                             text=True, errors='replace', start_new_session=True)
+        running.add(p)
+        try:
+            out, late = wait(p, timeout)
+            return (124, f'{out}\nstopped: {late}') if late else (p.returncode, out)
+        finally: running.discard(p)
 
 def wait(p, timeout):
     "(what it printed, why it was stopped). At the limit the machine is probed again: it may have become busier since."
@@ -104,8 +112,9 @@ def run_notebook(path, flags, threads=None): # in a process of its own
     CaptureShell.cell = lambda self, c, **kw: cell(self, c, **{**kw, 'verbose': True})   # show what a cell prints
     nbdev_test(path=path, flags=flags, n_workers=0)
 
-def _forked(path, flags, file): # a child of the server of imports
+def _forked(path, flags, file, folder): # a child of the server of imports
     os.setsid()                                  # a group that can be ended as a whole
+    os.environ['TMPDIR'] = tempfile.tempdir = folder
     multiprocessing.set_start_method(None, force=True)   # the platform's own, as where no server is
     out, null = os.open(file, os.O_WRONLY | os.O_APPEND), os.open(os.devnull, os.O_RDONLY)
     for there, here in (null, 0), (out, 1), (out, 2): os.dup2(there, here)
@@ -123,8 +132,8 @@ def forks():
     return context
 
 def fork_notebook(path, flags, timeout): # (exit code, what it printed)
-    with tempfile.NamedTemporaryFile(mode='r', errors='replace') as file:
-        p = forks().Process(target=_forked, args=(str(path), ' '.join(flags), file.name))
+    with tempfile.NamedTemporaryFile(mode='r', errors='replace') as file, scratch() as folder:
+        p = forks().Process(target=_forked, args=(str(path), ' '.join(flags), file.name, folder))
         p.start()
         running.add(p)
         try:

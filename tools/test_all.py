@@ -13,7 +13,7 @@ or nothing was run. A script in tests/ that ends with code 77 counts as skipped.
 Limits of time are generous: an item takes less than a minute on the machine of reference (tools/machines.py) and may
 take five. They are multiplied by how much slower this machine is at the start, and again where a limit is reached.
 """
-import argparse, fnmatch, os, re, signal, sys, tempfile, time
+import argparse, fnmatch, os, re, shutil, signal, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from pathlib import Path
@@ -185,6 +185,9 @@ def main():
     machines.for_children()
     if slow.wall > 1.2:
         print(f'This machine is {slow.wall:.1f} times slower than the machine of reference; so are the limits of time.')
+    where = tempfile.gettempdir()
+    free = shutil.disk_usage(where).free/1e9
+    if free < 5: print(f'Only {free:.1f} GB are free in {where}; the tests may need 5. TMPDIR can name another folder.')
     before, start, done = tree(), time.time(), []
     def report(item, status, seconds, text):
         done.append((item, status, seconds))
