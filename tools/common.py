@@ -26,6 +26,7 @@ def kill(p):
 def scratch():
     "A folder for the temporary files of one process; what it leaves behind goes with it."
     folder = tempfile.mkdtemp(prefix='xray_ct_')
+    os.chmod(folder, 0o1777)                     # as /tmp: a test may go on as another user
     try: yield folder
     finally: shutil.rmtree(folder, ignore_errors=True)
 

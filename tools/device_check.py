@@ -6,23 +6,28 @@
 
 Each measurement is written to `device_check.json` as soon as it is taken; what failed or did not fit says so, and
 nothing is written that was not measured. The pack carries prepared cases, so neither CTs nor SimpleITK are needed.
+Where papermill is installed, the claims about cost (C2, C3, C6) and, on a card, about memory (C7) become result files
+in `device_check_claims/`; those of a card can be copied to nbs/runs/results, from which the ledger is made.
 """
-import argparse, json, os, shutil, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, shutil, statistics, sys, tempfile, time
 from pathlib import Path
 
 here = Path(__file__).resolve().parent
 root = here if (here/'xray_ct').is_dir() else here.parent
 limit = 60e6 # bytes of a pack
+claims_from = Path('nbs/runs/attention.ipynb')
 
 # ---------------------------------------------------------------- the pack
 def pack(cts, out, patients=24):
     "Code, this script and the prepared cases of some patients."
     from xray_ct.data.cohort import Cohort, CohortConfig
-    from safetensors.torch import load_file, save_file
-    from safetensors import safe_open
+    from xray_ct.provenance import revision
     if out.exists(): sys.exit(f'{out}: is there already. Choose a new folder')
     ignore = shutil.ignore_patterns('__pycache__', '*.pyc')
     shutil.copytree(root/'xray_ct', out/'xray_ct', ignore=ignore)
+    (out/'xray_ct'/'revision.txt').write_text(revision() or '')
+    (out/claims_from).parent.mkdir(parents=True)
+    shutil.copy(root/claims_from, out/claims_from)
     shutil.copy(__file__, out/'device_check.py')
     (out/'cases').mkdir()
     parts, size = {}, sum(f.stat().st_size for f in out.rglob('*') if f.is_file())
@@ -81,7 +86,7 @@ class Report:
         except torch.OutOfMemoryError: value, why = None, 'out of memory'
         except Exception as e: value, why = None, f'{type(e).__name__}: {str(e)[:120]}'
         self.rows[name] = dict(value=value, unit=unit) if why is None else dict(missing=why)
-        shown = f'{value:10.3g} {unit}' if why is None else f'         – {why}'
+        shown = f'         – {why}' if why else f'{value:>10}' if isinstance(value, str) else f'{value:10.3g} {unit}'
         print(f'{name:58} {shown}', flush=True)
         self.file.write_text(json.dumps(dict(self.about, measured=self.rows), indent=1))
         if self.device.type == 'cuda': torch.cuda.empty_cache()
@@ -161,7 +166,24 @@ def trained(cohort, device, folder, seconds, **run):
         info = fit(config, folder, folder/f'{run["preset"]}-{cohort.config.size}')
     return info
 
-def memory(report, device, preset, edge, **changes):
+def speeds(report, cohort, device, folder, batch, lengths):
+    "Steps a second and the score of `xray_ct train`, then steps a second of `base` at twice the resolution."
+    from dataclasses import replace
+    from xray_ct.data.cohort import Cohort
+    c = cohort.config
+    finer = Cohort(replace(c, size=2*c.size, spacing=c.spacing/2), cohort.parts)
+    asked = [(cohort, p, s, batch) for p, s in lengths.items()] + [(finer, 'base', min(lengths.values()), batch//2)]
+    for these, preset, seconds, n in asked:
+        end = {}
+        def speed():
+            end.update(trained(these, device, folder, seconds, preset=preset, batch_size=n))
+            return end['steps']/end['seconds']
+        what = f'train direct:{preset} {these.config.size}³, batch {n}, {seconds} s'
+        report.take(what, 'steps/s', speed)
+        # the cases were prepared for the coarser grid
+        if these is cohort: report.take(f'{what}: validation', 'dB', lambda: end['psnr_range2000'])
+
+def memory(report, device, preset, edge, turns=1, **changes): # GB reserved, each turn; none without a card
     "A training step: predicted, held and reserved."
     import torch
     from xray_ct.geometry import Geometry
@@ -178,7 +200,7 @@ def memory(report, device, preset, edge, **changes):
         return vetted['found'].peak/1e9
     report.take(f'{what}: held, predicted', 'GB', predicted)
     report.take(f'{what}: reserved, predicted', 'GB', lambda: vetted['found'].reserved/1e9)
-    if device.type != 'cuda': return
+    if device.type != 'cuda': return []
     def step():
         net = build().to(device).train()
         opt = torch.optim.AdamW(net.parameters())
@@ -193,15 +215,57 @@ def memory(report, device, preset, edge, **changes):
             wait(device)
         vetted['seconds'] = time.perf_counter() - start
         return torch.cuda.max_memory_allocated(device)/1e9
-    report.take(f'{what}: held', 'GB', step)
-    report.take(f'{what}: reserved', 'GB', lambda: torch.cuda.max_memory_reserved(device)/1e9)
+    reserved = []
+    for turn in range(turns):
+        report.take(f'{what}: held{f", turn {turn + 1}" if turn else ""}', 'GB', step)
+        if 'seconds' in vetted: reserved.append(torch.cuda.max_memory_reserved(device)/1e9)
+    report.take(f'{what}: reserved', 'GB', lambda: statistics.median(reserved))
     report.take(f'{what}: a step', 's', lambda: vetted['seconds'])
+    return reserved
+
+def cost_claims(report, device, small, folder):
+    "C2, C3 and C6 by their notebook, as the ledger's files."
+    # a short run on a CPU; on a card the record's parameters
+    given = (dict(tokens=[128], seeds=[0], repeats=1, size=16) if small else
+             dict(tokens=[512, 2048, 4096], formula_up_to=2048, seeds=[0, 1, 2], preset='reference'))
+    verdicts = {}
+    def run():
+        import papermill
+        folder.mkdir(parents=True, exist_ok=True)
+        papermill.execute_notebook(root/claims_from, folder/claims_from.name, progress_bar=False, cwd=root,
+                                   parameters=dict(given, devices=[device.type], out=str(folder.resolve())))
+        verdicts.update({c: json.loads((folder/f'{c}.json').read_text())['verdict'] for c in ('C2', 'C3', 'C6')})
+        return verdicts['C2']
+    report.take('claim C2', '', run)
+    for c in 'C3', 'C6': report.take(f'claim {c}', '', lambda: verdicts[c])
+
+def steps_of_256(report, device, small, folder):
+    "Memory and time of a step of each design, whole and in slabs; C7 where a card has measured it."
+    reserved, edge = {}, 32 if small else 256
+    for preset in ('lean',) if small else ('lean', 'reduced', 'full'):
+        turns = 1 if preset == 'lean' else 3
+        reserved[preset] = memory(report, device, preset, edge, turns)
+        memory(report, device, preset, edge, slab=edge//8)
+    if len(reserved.get('reduced', [])) == 3: report.take('claim C7', '', lambda: memory_claim(reserved, folder))
+
+def memory_claim(reserved, folder): # GB, each turn, of the uncut and of the cut design
+    "C7 as the ledger's file: what a card reserved for a step at 256³."
+    from xray_ct.claims import judge, write_claim
+    full, cut = (reserved[k] for k in ('full', 'reduced'))
+    values = {'reduced, whole: GB reserved': cut, **({'full, whole: GB reserved': full} if full else {})}
+    reason = (f'A card reserved {statistics.median(cut):.1f} GB for a training step of the cut design at 256³'
+              + (f' and {statistics.median(full):.1f} GB for one of the uncut design.' if full else
+                 '; the uncut design did not fit.'))
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_claim(folder, 'C7', 'python tools/device_check.py', {}, [0], values, judge(cut, 144),
+                       'GB that a card reserved for a step of the cut design at 256³ over the turns: above 144 holds',
+                       reason)['verdict']
 
 # ---------------------------------------------------------------- the whole
 def check(cases, out, device, small):
     import torch
-    from dataclasses import replace
     from xray_ct.data.cohort import Cohort, CohortConfig
+    os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [str(root), os.environ.get('PYTHONPATH')]))
     os.environ.setdefault('PYTORCH_CUDA_ALLOC_CONF', 'expandable_segments:True')
     if small: torch.set_num_threads(1)
     report, scratch = Report(out, device), Path(tempfile.mkdtemp(prefix='device_check_'))
@@ -213,20 +277,11 @@ def check(cases, out, device, small):
             config = CohortConfig(size=32, spacing=10., det=64) if small else CohortConfig()
             cohort = Cohort.prepare(scratch/'cts', config, scratch/'cache')
         for size in (32,) if small else (128, 256): projectors(report, device, size)
-        batch = 2 if small else 16
+        batch, folder = 2 if small else 16, out.parent/f'{out.stem}_claims'
         report.take('items', 'a second', lambda: items_a_second(cohort, device, batch))
-        lengths = dict(tiny=10, base=10) if small else dict(tiny=30, base=240)
-        for preset, seconds in lengths.items():
-            end = {}
-            def speed():
-                end.update(trained(cohort, device, scratch, seconds, preset=preset, batch_size=batch))
-                return end['steps']/end['seconds']
-            what = f'train direct:{preset} {cohort.config.size}³, batch {batch}, {seconds} s'
-            report.take(what, 'steps/s', speed)
-            report.take(f'{what}: validation', 'dB', lambda: end['psnr_range2000'])
-        for preset in ('lean',) if small else ('lean', 'reduced', 'full'):
-            for changes in ({}, dict(slab=4 if small else 32)):
-                memory(report, device, preset, 32 if small else 256, **changes)
+        speeds(report, cohort, device, scratch, batch, dict(tiny=10, base=10) if small else dict(tiny=30, base=240))
+        steps_of_256(report, device, small, folder)
+        cost_claims(report, device, small, folder)
     finally: shutil.rmtree(scratch, ignore_errors=True)
     print(f'written to {out}')
 

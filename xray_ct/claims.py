@@ -49,7 +49,8 @@ COMMANDS = MappingProxyType({  # what would decide each claim that is open
     **_runs('ablation', ['C5'], '-p preset reference ' + _five.replace(
         'SETTINGS', ', settings: {{cnn_widths: [192, 384, 768, 1280]}}')),
     **_runs('samples', ['C12'], '-p cts /path/to/cts -p record True -y "{{seeds: [0, 1, 2, 3, 4]}}"'),
-    **_runs('progressive', ['C7', 'C18'], '-p cts /path/to/cts -p real 256 -p record True'),
+    'C7': 'python tools/device_check.py',
+    **_runs('progressive', ['C18'], '-p cts /path/to/cts -p real 256 -p record True'),
     **_runs('evidence', ['C9', 'C10', 'C15'], '-p cts /path/to/cts -p record True'),
     **_runs('slices', ['C13'], '-p cts /path/to/cts -p record True'),
     **_runs('ensemble', ['C14', 'C17'], '-p cts /path/to/cts -p record True'),

@@ -6,7 +6,7 @@
 __all__ = ['AlignedView', 'ObliqueView', 'Projector']
 
 # %% ../nbs/05_projector.ipynb #ead46869
-import importlib
+import importlib, math
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
@@ -44,6 +44,11 @@ def _transposed_taps(
     return offsets, k[bag], m, 1 - (c[k[bag], m] - z[bag]).abs()
 
 # %% ../nbs/05_projector.ipynb #50bb9dd4
+def _obliquity(g, y, x): # pixel centres, mm → (h, w), or (1, 1) for parallel rays
+    "A ray's way from one plane across the beam to the next, over the distance of the planes."
+    if g.mode != 'cone': return torch.ones(1, 1, dtype=torch.float64)
+    return (1 + (y[:, None]**2 + x**2)/g.sdd**2).sqrt()
+
 class AlignedView:
     "One view whose detector is parallel to the volume's faces: separable, two taps per row and column of a slice."
     def __init__(self,
@@ -60,8 +65,7 @@ class AlignedView:
         y, x = (cell_centers(m, p) for m, p in zip(g.det_shape, g.pixel))
         place = lambda p, a: (scale[:, None]*p - offset[a])/s[a] + (n[a]-1)/2
         self.rows, self.cols = place(y, 0), place(x, self.other)             # (K, h), (K, w) in voxel indices
-        slope2 = (y[:, None]**2 + x**2)/g.sdd**2 if self.cone else torch.zeros(1, 1, dtype=torch.float64)
-        self.length = s[self.axis]*(1 + slope2).sqrt()                       # (h, w) mm a slice: the obliquity
+        self.length = s[self.axis]*_obliquity(g, y, x)                       # (h, w) mm a slice
         self.shape, self.det, self._cache = n, g.det_shape, {}
 
 # %% ../nbs/05_projector.ipynb #9f9bfd50
@@ -164,63 +168,90 @@ def adjoint(self:AlignedView,
     return out if self.cone else out.expand(len(xray), *self.shape)
 
 # %% ../nbs/05_projector.ipynb #71fb0fc2
-class ObliqueView:
-    "One view at any angle: Joseph's planes across the axis nearest the beam, each resampled by `grid_sample`."
+class ObliqueView(AlignedView):
+    "One view at any angle: planes across the beam, separable into columns of the axial plane and rows."
     def __init__(self, g:Geometry, view, offset=(0, 0, 0)):
         beam, col = (torch.tensor(v, dtype=torch.float64) for v in view_axes(view))
         k, o = self.axis, self.other = (1, 2) if abs(beam[1]) >= abs(beam[2]) else (2, 1)
         n, s, cone = g.vol_shape, g.spacing, g.mode == 'cone'
+        step = s[k]/(1 + bool(abs(beam[o]/beam[k]) > .3))                    # mm along the axis nearest the beam
+        t = self._planes(n, s, offset, beam, step)                           # (T,) mm from the isocentre
+        scale = (g.sid + t)/g.sdd if cone else torch.ones_like(t)
         y, x = (cell_centers(m, p) for m, p in zip(g.det_shape, g.pixel))
-        y = y[:, None]
-        self.halves = abs(beam[o]/beam[k]) > .3      # slanted steps are long: add planes between the slices
-        planes = cell_centers(n[k], s[k], offset[k])[:, None]                     # (K, 1) mm along the swept axis
-        if self.halves: planes = torch.cat([planes, cell_centers(n[k]+1, s[k], offset[k])[:, None]])
-        # (3, w); y more along D
-        ray = g.sdd*beam[:, None] + x*col[:, None] if cone else beam[:, None].expand(3, len(x))
-        start = -g.sid*beam[:, None] if cone else x*col[:, None]
-        t = (planes - start[k])/ray[k]                                          # (K, w): where the rays meet the planes
-        unit = lambda p, a: ((p - offset[a])/s[a] + n[a]/2)*2/n[a] - 1          # mm to grid_sample's coordinate
-        self.across = unit(start[o] + t*ray[o], o)                              # (K, w)
-        self.down = (t if cone else torch.ones_like(t))*2/(s[0]*n[0])           # (K, w), times y
-        self.y, self.lift = y, -offset[0]*2/(s[0]*n[0])
-        norm = ((ray**2).sum(0) + (y**2 if cone else 0*y)).sqrt()
-        self.length = s[k]*norm/ray[k].abs()/(1 + self.halves)                  # (h, w) mm a plane
-        self.shape, self.det = n, g.det_shape
+        index = lambda p, a: (p - offset[a])/s[a] + (n[a]-1)/2
+        self.rows = index(scale[:, None]*y, 0)                               # (T, h) in voxel indices
+        self.points = [index(t[:, None]*beam[a] + scale[:, None]*x*col[a], a) for a in (1, 2)]   # along H, W: (T, w)
+        self.length = step/abs(beam[k])*_obliquity(g, y, x)                  # (h, w) mm a plane
+        self.shape, self.det, self._cache = n, g.det_shape, {}
 
-    def chunks(self, like):
-        "Grids (n, h, w, 2) for a few slices at a time: all together would need the memory of many volumes."
-        n = max(1, (2**17 if like.is_cpu else 2**24)//(self.det[0]*self.det[1]))
-        across, down, y = (t.to(like.device, like.dtype) for t in (self.across, self.down, self.y))
-        for a in range(0, len(across), n):
-            rows = down[a:a+n, None]*y + self.lift
-            yield a, a+n, torch.stack([across[a:a+n, None].expand_as(rows), rows], -1)
+    def _planes(self, n, s, offset, beam, step):
+        "All planes that can meet the volume; the central ray crosses them at the slices of `axis`, or halfway too."
+        k = self.axis
+        middle = float(beam[1]*offset[1] + beam[2]*offset[2])
+        reach = sum((n[a] + 1)*s[a]*abs(float(beam[a])) for a in (1, 2))/2
+        first = offset[k] - (n[k]-1)/2*s[k]
+        low, high = sorted((float(beam[k])*(middle + e*reach) - first)/step for e in (-1, 1))
+        return (first + step*torch.arange(math.floor(low), math.ceil(high) + 1, dtype=torch.float64))/beam[k]
 
 # %% ../nbs/05_projector.ipynb #30272c27
-_sampling = 0, 0, False # bilinear, zeros outside, align_corners=False
+@patch
+def _columns(self:ObliqueView, a, b, device): # → point, column of the volume, weight; where each point's begin
+    "Up to four columns for each point (plane, detector column) of planes a to b; none outside the volume."
+    (i, wi), (j, wj) = (_taps(p[a:b].to(device), self.shape[m]) for p, m in zip(self.points, (1, 2)))
+    column = (i[..., :, None]*self.shape[2] + j[..., None, :]).view(-1, 4)
+    weight = (wi[..., :, None]*wj[..., None, :]).view(-1, 4)
+    used = weight > 0
+    point = torch.arange(len(used), device=device)[:, None].expand_as(used)
+    return point[used], column[used], weight[used], F.pad(used.sum(1).cumsum(0), (1, 0))
+
+@patch
+def _forward_table(self:ObliqueView, a, b, device, dtype):
+    "Planes a to b: bags of columns of the volume, then bags of the rows of their sums."
+    _, column, weight, begin = self._columns(a, b, device)
+    z, wz = _taps(self.rows[a:b].to(device), self.shape[0])                          # (n, h, 2)
+    rows = z + self.shape[0]*torch.arange(b-a, device=device)[:, None, None]
+    turn = lambda t: t.transpose(0, 1).reshape(-1)                                    # (h, n*2)
+    every = torch.arange(self.det[0] + 1, device=device)*2*(b-a)
+    return column, begin, weight.to(dtype), turn(rows), every, turn(wz.to(dtype))
 
 @patch
 def forward(self:ObliqueView, mu:Tensor)->Tensor: # (B, D, H, W) → (B, h, w)
-    "Sum over the planes, each sampled by `grid_sample` where the rays cross it."
-    slices, out = mu.movedim(self.axis+1, 0), 0                          # (K, B, D, X)
-    if self.halves:
-        padded = F.pad(slices, (0, 0)*3 + (1, 1))
-        slices = torch.cat([slices, (padded[1:] + padded[:-1])/2])       # and the K+1 planes halfway between
-    for a, b, grid in self.chunks(mu):
-        out = out + torch.ops.aten.grid_sampler_2d(slices[a:b], grid, *_sampling).sum(0)
-    return out*self.length.to(mu.device, mu.dtype)
+    "Σₜ length ⊙ (Wz Vₜ), where Vₜ is the volume on plane t; a chunk of planes at a time."
+    chunks, length = self.tables('forward', mu)
+    D, (h, w), pictures = self.shape[0], self.det, []
+    for group in self.groups(mu):
+        n, total = len(group), 0
+        columns = group.permute(2, 3, 0, 1).reshape(-1, n*D)                          # (H*W, B*D)
+        for c, oc, wc, z, oz, wz in chunks:
+            t = _bags(c, columns, oc, wc).view(-1, w, n, D)                           # (t, w, B, D)
+            total = total + _bags(z, t.permute(0, 3, 2, 1).reshape(-1, n*w), oz, wz)  # (h, B*w)
+        pictures.append(total.view(h, n, w))
+    return torch.cat(pictures, 1).transpose(0, 1)*length
+
+# %% ../nbs/05_projector.ipynb #ef15aa9a
+@patch
+def _adjoint_table(self:ObliqueView, a, b, device, dtype):
+    "Planes a to b: bags of picture rows, then bags of their columns, for those columns of the volume that they meet."
+    point, column, weight, _ = self._columns(a, b, device)
+    order = column.argsort(stable=True)
+    met, count = column[order].unique_consecutive(return_counts=True)
+    oz, _, v, wz = _transposed_taps(self.rows[a:b].to(device), self.shape[0])
+    return v, oz, wz.to(dtype), met, point[order], F.pad(count.cumsum(0), (1, 0)), weight[order].to(dtype)
 
 @patch
 def adjoint(self:ObliqueView, xray:Tensor)->Tensor: # (B, h, w) → (B, D, H, W)
-    "The transpose: `grid_sample`'s own gradient with respect to its input."
-    p = xray*self.length.to(xray.device, xray.dtype)
-    K, X = self.shape[self.axis], self.shape[self.other]
-    out = xray.new_empty(len(self.across), len(xray), self.shape[0], X)
-    for a, b, grid in self.chunks(xray):
-        n = len(grid)
-        out[a:b] = torch.ops.aten.grid_sampler_2d_backward(
-            p.expand(n, *p.shape), out[a:b], grid, *_sampling, [True, False])[0]
-    if self.halves: out = out[:K] + (out[K:-1] + out[K+1:])/2
-    return out.movedim(0, self.axis+1).contiguous()
+    "The transpose of `forward`: the same loop with transposed tables."
+    chunks, length = self.tables('adjoint', xray)
+    (D, H, W), (h, w) = self.shape, self.det
+    out = xray.new_empty(len(xray), D, H, W)
+    for volumes, group in zip(self.groups(out), self.groups(xray*length)):
+        n = len(group)
+        rows, columns = group.transpose(0, 1).reshape(h, n*w), xray.new_zeros(H*W, n*D)
+        for v, oz, wz, met, p, op, wp in chunks:
+            t = _bags(v, rows, oz, wz).view(-1, D, n, w)                              # (t, D, B, w)
+            columns[met] += _bags(p, t.permute(0, 3, 2, 1).reshape(-1, n*D), op, wp)  # (columns met, B*D)
+        volumes.copy_(columns.view(H, W, n, D).permute(2, 3, 0, 1))
+    return out
 
 # %% ../nbs/05_projector.ipynb #96df0c13
 class _Forward(torch.autograd.Function):

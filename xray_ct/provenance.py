@@ -15,10 +15,17 @@ from .files import InputError
 
 # %% ../nbs/39_provenance.ipynb #433f6083
 def revision():
-    "The git revision of the code, with '+changes' if the working tree differs; None if unknown."
-    folder = Path(__file__).parent if '__file__' in globals() else Path.cwd()
+    """The git revision of the code, with '+changes' if the working tree differs; None if unknown.
+
+    A copy without a repository may contain `revision.txt`."""
+    folder, here = (Path(__file__).parent, Path(__file__).name) if '__file__' in globals() else (Path.cwd(), '.')
     def git(*args): return subprocess.run(['git', '-C', str(folder), *args], capture_output=True, text=True, timeout=10)
-    try: head, status = git('rev-parse', '--short=12', 'HEAD'), git('status', '--porcelain', '--untracked-files=no')
+    kept = folder/'revision.txt'
+    if kept.is_file(): return kept.read_text(encoding='utf-8').strip() or None
+    try:
+        # an installed package may lie in somebody else's repository
+        if git('ls-files', '--error-unmatch', here).returncode: return None
+        head, status = git('rev-parse', '--short=12', 'HEAD'), git('status', '--porcelain', '--untracked-files=no')
     except (OSError, subprocess.TimeoutExpired): return None
     if head.returncode: return None
     return head.stdout.strip() + ('+changes' if status.stdout.strip() else '')
