@@ -7,7 +7,7 @@
 Each measurement is written to `device_check.json` as soon as it is taken; what failed or did not fit says so, and
 nothing is written that was not measured. The pack carries prepared cases, so neither CTs nor SimpleITK are needed.
 """
-import argparse, json, os, shutil, statistics, subprocess, sys, tempfile, time
+import argparse, json, os, shutil, statistics, sys, tempfile, time
 from pathlib import Path
 
 here = Path(__file__).resolve().parent
@@ -18,8 +18,6 @@ limit = 60e6 # bytes of a pack
 def pack(cts, out, patients=24):
     "Code, this script and the prepared cases of some patients."
     from xray_ct.data.cohort import Cohort, CohortConfig
-    from safetensors.torch import load_file, save_file
-    from safetensors import safe_open
     if out.exists(): sys.exit(f'{out}: is there already. Choose a new folder')
     ignore = shutil.ignore_patterns('__pycache__', '*.pyc')
     shutil.copytree(root/'xray_ct', out/'xray_ct', ignore=ignore)
@@ -200,7 +198,6 @@ def memory(report, device, preset, edge, **changes):
 # ---------------------------------------------------------------- the whole
 def check(cases, out, device, small):
     import torch
-    from dataclasses import replace
     from xray_ct.data.cohort import Cohort, CohortConfig
     os.environ.setdefault('PYTORCH_CUDA_ALLOC_CONF', 'expandable_segments:True')
     if small: torch.set_num_threads(1)
