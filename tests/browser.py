@@ -7,7 +7,7 @@ the pictures and the HU readout followed. Takes about 20 s. Needs chromium, chro
 (Debian: apt-get install chromium chromium-driver); without them it says so and ends with code 77 (skipped).
 The last line is `N passed, N failed`. With --keep, screenshots and the server's log stay in FOLDER.
 """
-import argparse, base64, json, os, secrets, shutil, socket, subprocess, sys, tempfile, time, urllib.request
+import argparse, importlib.util, json, os, secrets, shutil, socket, subprocess, sys, tempfile, time, urllib.request
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
@@ -23,8 +23,8 @@ g = Geometry.for_field(field=320., size=32, det=64)''',
 
 def programs():
     "(chromium, chromedriver), or a sentence that says what is missing."
-    try: import selenium, jupyterlab
-    except ImportError as e: return f'{e.name} is not installed (pip install -e ".[dev]")'
+    for library in ('selenium', 'jupyterlab'):
+        if importlib.util.find_spec(library) is None: return f'{library} is not installed (pip install -e ".[dev]")'
     names = 'chromium', 'chromium-browser', 'google-chrome', 'google-chrome-stable'
     chromium, driver = next(filter(None, map(shutil.which, names)), None), shutil.which('chromedriver')
     if chromium and driver: return chromium, driver
@@ -181,7 +181,8 @@ def saves(b, address, folder):
 def report(b, address, folder):
     "a report: nothing fetched, no script error, no sideways scrolling from 320 to 1300 px, dark follows the system"
     from xray_ct.figures import Page
-    from xray_ct.report import Picture, Scores, Settings, Text, provenance, write_report
+    from xray_ct.provenance import provenance
+    from xray_ct.report import Picture, Scores, Settings, Text, write_report
     scores = {'psnr_3d_range2000': 24.3, 'ssim_3d_uniform7_range2000': .7, 'mae_hu': 88.}
     parts = [Text('Summary', 'word '*60), Picture('Wide', Page(16, 9), alt='An empty page.'),
              Scores('Scores', {m: scores for m in ('direct', 'ridge')}),

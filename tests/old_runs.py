@@ -34,6 +34,7 @@ def resume(top, name, where):
     return run
 
 old_paths = {  # names that 0.1.0 and 0.2.0 had elsewhere, importable there until 0.3
+    'blocks.attention': 'shuffle3d unshuffle3d',
     'data.cohort': 'TO_LPS project_hu random_affine sample_field vary_picture whole_grid',
     'data.dicom': """
         CAPTURE DEFLATED Frames Header KEPT META NOTICE Slice TAGS UNPACKED ZIP_RATIO ZIP_TOTAL check_deflated
@@ -41,26 +42,32 @@ old_paths = {  # names that 0.1.0 and 0.2.0 had elsewhere, importable there unti
         patient_table plain_voxels save_dataset to_slice write_dicom""",
     'data.phantom': 'Ellipsoid Loft Part Phantom Tubes Within paint',
     'data.radiograph': """
-        CALIBRATED POSITION SCALE from_grey geometry_tags grey_scale relative_log row_letters to_grey view_name
-        view_tags write_xray write_xrays xray_dataset""",
+        CALIBRATED OPPOSITE POSITION SCALE from_grey geometry_tags grey_scale relative_log row_letters to_grey
+        view_name view_tags write_xray write_xrays xray_dataset""",
     'figures': """
         Page as_array as_grid axis_letters cut edges error_bar error_map faint headline hues ink is_number label missing
         number picture planes save_figure scale_bar show_planes show_xray strip unit where words""",
+    'interpolate': """
+        averaged_back covered far_from_training page save_slices scores_markdown sections slab_thickness summary
+        words""",
     'memory': 'Block Checkpointed Constants LikeCuda Tracker blocks_of checkpoint_blocks kinds without_data',
-    'models.direct': 'ResBlock3d Stored UNet3d alone backbones norm3d shuffle3d unshuffle3d zeroed',
+    'models.direct': 'ResBlock3d Stored UNet3d alone backbones direct_preset norm3d shuffle3d unshuffle3d zeroed',
     'models.cascade': 'kinds',
+    'projector': 'view_angle',
+    'report': 'provenance',
     'training': """
         Accumulate Bar Cohort CohortConfig Diverged EMA EpochLog Gate GiveXrays Guard Page PairCohort PairConfig
         Penalty Reseed RunConfig SaveBest Schedule Score State Stop averaged build cohorts criterion fit
         fit_base learner learning_rate live_line measure_floors model_config model_page models older preset_of
         presets psnr read_state rehearsal save_state shift stage_before tracker tune_allocator with_settings""",
     'reconstruct': 'onto_detector overlap',
-    'volume': 'NOT_HU centered_affine hu_doubts to_canonical'}
+    'volume': """
+        DTYPES NIFTI NOT_HU centered_affine check_header check_packed hu_doubts nifti_header read_nifti to_canonical"""}
 
 def check_old_paths():
     "Everything that was public, where it was."
     from importlib import import_module
-    from xray_ct.models.direct import DirectModel, direct_preset
+    from xray_ct.models.direct import DirectModel
     from xray_ct.models.progressive import ProgressiveModel
     from xray_ct.models.thin import ThinNet
     from xray_ct.training import cohorts, models, presets

@@ -6,7 +6,7 @@ Builds the site (tools/docs.py), serves it on a free port and opens it in headle
 blocked, so that nothing can come from a network. Needs chromium, chromedriver, selenium and mkdocs-material;
 without them it says so and ends with code 77 (skipped). With --keep, the site and screenshots stay in FOLDER.
 """
-import argparse, functools, http.server, importlib.util, shutil, subprocess, sys, tempfile, threading, time
+import argparse, functools, http.server, importlib.util, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent

@@ -283,6 +283,20 @@ def check_names():
     return [f'{where}: {m.message % m.message_args}' for where, tree in [*modules, *sources()]
             for m in checker.Checker(tree, builtins={'display', 'get_ipython'}).messages if isinstance(m, undefined)]
 
+def check_unused():
+    "No module, tool or test imports or assigns what it does not use, except what has moved and stays for a release."
+    from pyflakes import checker, messages
+    out = []
+    for f in [*sorted((root/'xray_ct').rglob('*.py')), *scripts()]:
+        source = f.read_text(encoding='utf-8')
+        tree, lines = ast.parse(source), source.splitlines()
+        ends = {n.lineno: n.end_lineno for n in ast.walk(tree) if isinstance(n, (ast.Import, ast.ImportFrom))}
+        def kept(m): return re.search(r'#.*\buntil \d', '\n'.join(lines[m.lineno - 1:ends[m.lineno]]))
+        for m in checker.Checker(tree).messages:
+            if isinstance(m, messages.UnusedVariable) or isinstance(m, messages.UnusedImport) and not kept(m):
+                out.append(f'{name(f)}:{m.lineno}: {m.message % m.message_args}')
+    return out
+
 def texts(f):
     "The string literals of a module."
     return [n.value for n in ast.walk(ast.parse(f.read_text(encoding='utf-8')))
@@ -297,7 +311,8 @@ def check_remedies():
     known = typer.main.get_command(cli.app).commands
     options = {o for c in known.values() for p in c.params for o in (*p.opts, *p.secondary_opts)}
     options |= {'--help', '--debug'}
-    foreign = {'--raw', '--short', '--porcelain', '--untracked-files', '--nproc_per_node', '--num_processes'}
+    foreign = {'--raw', '--short', '--error-unmatch', '--porcelain', '--untracked-files', '--nproc_per_node',
+               '--num_processes'}
     out = []
     for f in sorted((root/'xray_ct').rglob('*.py')):
         if f.name == 'report.py': continue  # style sheets
@@ -322,6 +337,7 @@ def check_command():
 checks = {
     'package in sync': check_sync, 'notebooks clean': check_clean, 'notebooks executed': check_executed,
     'house rules': check_form, 'layers': check_layers, 'rooms': check_rooms, 'run notebooks': check_runs,
-    'README in sync': check_readme, 'environment': check_environment, 'names': check_names, 'remedies': check_remedies,
-    'import in 0.2 s': check_import, 'command line in 1 s': check_command,
+    'README in sync': check_readme, 'environment': check_environment, 'names': check_names,
+    'unused names': check_unused, 'remedies': check_remedies, 'import in 0.2 s': check_import,
+    'command line in 1 s': check_command,
 }

@@ -21,7 +21,6 @@ from .files import InputError, staged
 from .volume import Window
 from .models.direct import volume_psnr
 from .ranks import agreed, in_order, part, rank, whole
-from .run_config import RunConfig
 from . import figures
 from .pictures import save_figure
 

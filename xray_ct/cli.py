@@ -306,8 +306,9 @@ AdaptMinutes = Annotated[float, option(metavar='MINUTES', help=(
     "First train the network on the series' own planes, for this many minutes in total. "
     'If stopped, the same command resumes from OUT.adapt.'))]
 
-def _print_found(out, found, describe, known): # known: the assumptions that the CT's reader has printed already
+def _print_found(out, found, known): # known: the assumptions that the CT's reader has printed already
     "Print the findings of `save_slices`."
+    from xray_ct.slice_report import describe
     for sentence in found['warnings']: warn(sentence)
     for sentence in found['assumed']:
         if sentence not in known: warn(f'assumed: {sentence}')
@@ -346,7 +347,7 @@ def interpolate(
     _check_slices(spacing, thickness, method, samples, weights, vae, adapt)
     with staged(out, 'folder', overwrite) as folder:
         from xray_ct.data.dicom import read_ct
-        from xray_ct.interpolate import covered, describe, load_net, save_slices, thin_slices
+        from xray_ct.interpolate import covered, load_net, save_slices, thin_slices
         from xray_ct.models.saved import use_file
         if model: use_file(model)
         go_on()
@@ -356,7 +357,7 @@ def interpolate(
         result, apart = _naming(thick, thin_slices, vol, *how, progress=True)
         if true is not None: _naming(thin, covered, result, true)
         found = save_slices(folder, vol, result, true, spread=apart)
-    _print_found(out, found, describe, known=vol.meta.get('assumed', []))
+    _print_found(out, found, known=vol.meta.get('assumed', []))
 
 # %% ../nbs/73_cli.ipynb #3a287dd4
 @app.command()

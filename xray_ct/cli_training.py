@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .cli import app, argument, check_at_least, check_choice, check_places, go_on, key_values, option, warn
+from .cli import app, argument, check_at_least, check_places, go_on, key_values, option, warn
 
 # %% ../nbs/76_cli_training.ipynb #708cce4f
 RunFolder = Annotated[Path, option('-o', '--out', help='Folder of the run; the same command resumes it.')]
@@ -100,7 +100,6 @@ def train(
         'Any field of the run, the cohort or the model, e.g. --set lr=1e-3 --set rotate=0.'))] = None,
 ):
     "Train a model on a folder of CTs, then score it. Scores use unseen patients and are shown with every baseline."
-    from xray_ct.files import InputError
     settings = check_training(cts, out, set_, epochs, minutes, processes)
     check_at_least('--size', size, 1)
     from xray_ct.models.saved import chosen_model, model_class

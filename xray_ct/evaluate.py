@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 import torch
 from . import figures
-from .baselines import HEADLINE, Known, baselines_table, bootstrap, choose_settings, score_batch
+from .baselines import Known, baselines_table, bootstrap, choose_settings, score_batch
 from .consistency import consistent
 from .data.cohort import Cohort
 from .files import InputError, read_json, write_json

@@ -8,7 +8,7 @@ __all__ = ['VOXELS', 'NIFTI', 'DTYPES', 'UNITS_IN_MM', 'SPACES', 'LENGTHS', 'FOR
            'check_packed', 'place_of', 'read_voxels']
 
 # %% ../nbs/02_formats.ipynb #c2451e49
-import gzip, math, os, struct
+import gzip, math, struct
 from itertools import permutations
 from pathlib import Path
 import numpy as np

@@ -12,15 +12,16 @@ import math
 from pathlib import Path
 import numpy as np
 import torch
-from torch import Tensor
-from .files import InputError, read_json, write_json
+from .files import InputError, read_json
 from .volume import Volume
 from .slab import METHODS, ThickSlice, along_depth, between, depth_positions, interpolation_matrix, limits
 from .slab import measured_share, slab_matrix, thicken, thin_grid
-from .thickness import SliceWidth, Thickness, check_thickness, measure_width, slab_thickness
-from .slice_scores import averaged_back, compare, covered, mean_scores, scores_markdown
-from .slice_report import describe, far_from_training, mark_unmeasured, measured_thickness, net_name, page
-from .slice_report import NET_NAMES, plain_on_grid, save_slices, sections, summary, words
+from .thickness import SliceWidth, Thickness, check_thickness, measure_width
+from .slice_scores import compare, mean_scores
+from .thickness import slab_thickness  # moved; kept here until 0.3
+from .slice_scores import averaged_back, covered, scores_markdown  # moved; kept here until 0.3
+from .slice_report import (far_from_training, page, save_slices, sections, summary,
+                                  words)  # moved; kept here until 0.3
 from .models.saved import SavedModel, load_saved
 
 # %% ../nbs/71_interpolate.ipynb #e3ef2921

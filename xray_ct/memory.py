@@ -11,7 +11,7 @@ from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 import torch
-from torch import nn, Tensor
+from torch import Tensor
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 from torch.utils._pytree import tree_leaves
 from fastcore.basics import patch
@@ -92,7 +92,7 @@ def largest(self:Vetted, n=8): # [(bytes, count, shape, dtype, kind, module, lin
 # %% ../nbs/38_memory.ipynb #f464e522
 def _advice(found, run, inputs):
     "Changes that would make it fit: options are tried, smaller problems are computed."
-    p, out = found.plan, []
+    p = found.plan
     switches = dict(bf16=dict(precision='bf16'), checkpointing=dict(checkpointing=True))
     left = [k for k, v in switches.items()
             if any(getattr(p, a) in (False, 'float32') for a in v) and (p.train or k == 'bf16')]

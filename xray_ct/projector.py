@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn, Tensor
 from .files import InputError
-from .geometry import Geometry, cell_centers, view_angle, view_axes
+from .geometry import Geometry, cell_centers, view_axes
+from .geometry import view_angle  # moved; kept here until 0.3
 
 # %% ../nbs/05_projector.ipynb #27ad5d9c
 def _taps(
@@ -32,7 +33,7 @@ def _transposed_taps(
     by_cell=False, # bags in the order (cell, slice) instead of (slice, cell)
 )->tuple: # offsets of the bags, then the slice, the position and the weight of each entry
     "The transposed interpolation: for each cell z of slice k, the positions that use it."
-    (K, M), kw = c.shape, dict(device=c.device)
+    K, kw = len(c), dict(device=c.device)
     z = torch.arange(n, dtype=c.dtype, **kw).expand(K, n).contiguous()
     low = torch.searchsorted(c, z-1, right=True)                 # positions from z-1 to z+1 are adjacent: no sorting
     count = (torch.searchsorted(c, z+1) - low).clamp_min(0)

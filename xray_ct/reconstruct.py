@@ -8,7 +8,7 @@ __all__ = ['OTHER_SIDE', 'FORCE', 'UNCALIBRATED', 'distances', 'place', 'order_b
 
 # %% ../nbs/70_reconstruct.ipynb #e7aa657a
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 import numpy as np

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 import jinja2, numpy as np
 from PIL import Image
-from .provenance import provenance, versions
+from .provenance import versions
+from .provenance import provenance  # kept here until 0.3
 from .files import InputError, staged
 from .metrics import is_number, label, number, unit
 from .pictures import Page

@@ -9,9 +9,8 @@ __all__ = ['NET_NAMES', 'words', 'net_name', 'far_from_training', 'plain_on_grid
 # %% ../nbs/65_slice_report.ipynb #09bc4bb2
 import math
 from pathlib import Path
-import numpy as np
 import torch
-from .files import InputError, staged, write_json
+from .files import staged, write_json
 from .volume import Volume, Window
 from .slab import METHODS, along_depth, depth_positions, interpolation_matrix
 from .thickness import SliceWidth

@@ -23,10 +23,11 @@ from .memory import vet
 from .precision import (autocast_training, check_precision, choose_passes, choose_precision, seconds_of,
                                training_device)
 from .models.saved import load_saved, model_class, saved_class
-from .run_config import RunConfig, preset_of, with_settings
-from .callbacks import (Accumulate, Bar, Diverged, EMA, EpochLog, Gate, GiveXrays, Guard, Page, Penalty, Reseed,
-                               Schedule, Score,
-                               averaged, learning_rate, live_line, model_page, tracker, trained_tensors)
+from .run_config import RunConfig, preset_of
+from .run_config import with_settings  # moved; kept here until 0.3
+from .callbacks import (Accumulate, Bar, EMA, EpochLog, Gate, GiveXrays, Guard, Page, Penalty, Reseed, Schedule,
+                               Score, tracker)
+from .callbacks import Diverged, averaged, learning_rate, live_line, model_page  # moved; kept here until 0.3
 from .state import SaveBest, State, Stop, backup_name, read_state, rotate_backups, save_state
 from .ranks import (Together, Unsharded, first_then_rest, joined, local_tensor, rank, sharded, shared,
                            world)
@@ -431,9 +432,9 @@ def _same_patients(run, done, info):
 
 # %% ../nbs/55_training.ipynb #92f0d739
 from collections.abc import Mapping
-from xray_ct.data.cohort import Cohort, CohortConfig
-from xray_ct.data.pairs import PairCohort, PairConfig
-from xray_ct.models.direct import fit_base, measure_floors, psnr
+from xray_ct.data.cohort import Cohort, CohortConfig  # moved; kept here until 0.3
+from xray_ct.data.pairs import PairCohort, PairConfig  # moved; kept here until 0.3
+from xray_ct.models.direct import fit_base, measure_floors, psnr  # moved; kept here until 0.3
 from xray_ct.models.saved import models as _registry
 
 class _Lazy(Mapping):

@@ -7,7 +7,6 @@ __all__ = ['unshuffle3d', 'shuffle3d', 'norm3d', 'norm_is_degenerate', 'zeroed',
 
 # %% ../../nbs/30_layers.ipynb #80789e68
 import math
-import torch
 from torch import nn, Tensor
 from torch.nn import functional as F
 

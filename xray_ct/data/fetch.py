@@ -10,7 +10,7 @@ __all__ = ['NBIA', 'DATASETS', 'TRIES', 'Recipe', 'recipe', 'persist', 'download
 import csv, hashlib, io, os, re, shutil, time, zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from ..files import InputError, explain_os_error, read_json, write_json
+from ..files import InputError, explain_os_error, write_json
 from .archive import check_zip
 
 # %% ../../nbs/28_fetch.ipynb #7f9b12c0

@@ -62,7 +62,7 @@ def _rows(voxels): # (K, H, W) HU → (2, 2, S, W+2): the rows of all slices; ch
 
 # %% ../../nbs/19_items.ipynb #26559167
 def _by_rows(voxels, step, first, shape, then, table):
-    (K, H, W), picture, count = voxels.shape, _rows(voxels), [-(-n//CELL) for n in shape]
+    (K, H), picture, count = voxels.shape[:2], _rows(voxels), [-(-n//CELL) for n in shape]
     busy, (high, pitch) = _busy(table, voxels.shape, step, first, count), picture.shape[2:]
     scale, shift = np.array([1., 1., 2/pitch]), np.array([1., 1., 3/pitch - 1])
     f32 = lambda a: torch.from_numpy(np.ascontiguousarray(a.T, np.float32))

@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.nn import functional as F
 from ..files import InputError
 from ..slab import ThickSlice, interpolation_matrix, slab_matrix
-from ..volume import Volume
 
 # %% ../../nbs/18_plane.ipynb #b61b5cec
 @dataclass(frozen=True)

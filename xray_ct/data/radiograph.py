@@ -15,9 +15,10 @@ import torch
 from .archive import open_png
 from .tags import (DAMAGED, is_dicom, modality_values, polarity, read_dataset, stored_values, tag_number,
                                voi_falls)
-from .write_dicom import (CALIBRATED, OPPOSITE, POSITION, from_grey, geometry_tags, hang, row_letters,
-                                      view_name, view_tags)
-from .write_dicom import SCALE, grey_scale, to_grey, write_xray, write_xrays, xray_dataset  # until 0.3
+from .write_dicom import (CALIBRATED, POSITION, from_grey, geometry_tags, hang, row_letters, view_name,
+                                      view_tags)
+from .write_dicom import (OPPOSITE, SCALE, grey_scale, to_grey, write_xray, write_xrays,
+                                      xray_dataset)  # moved; kept here until 0.3
 from ..files import InputError, check_file, read_json
 from ..geometry import Geometry
 from ..physics import air_in_padding, at_edge, relative_log

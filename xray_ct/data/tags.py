@@ -8,10 +8,9 @@ __all__ = ['DAMAGED', 'DEFLATED', 'UNPACKED', 'OVERLAYS', 'LOSSY', 'NEEDED', 'ta
            'polarity']
 
 # %% ../../nbs/10_tags.ipynb #9b39c4df
-import io, math, struct, tempfile, zlib
+import math, struct, tempfile, zlib
 from collections.abc import MutableSequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 from ..files import InputError, quiet

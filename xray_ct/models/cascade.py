@@ -8,7 +8,7 @@ __all__ = ['Denoised', 'Condition', 'UnifiedHybridViTCascade', 's3', 'cascades',
 
 # %% ../../nbs/44_cascade.ipynb #e6bccdfd
 from collections import namedtuple
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 import torch
 from torch import nn, Tensor

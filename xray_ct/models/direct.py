@@ -22,7 +22,8 @@ from ..blocks.encoder import Features, XrayEncoder
 from ..blocks.depth import Lift, ResolutionDepthPriors
 from ..blocks.cnn import FusionStage
 from ..consistency import cg_correction
-from ..blocks.layers import UNet3d, norm3d, norm_is_degenerate, shuffle3d, unshuffle3d, zeroed
+from ..blocks.layers import norm3d, norm_is_degenerate, shuffle3d, unshuffle3d, zeroed
+from ..blocks.layers import UNet3d  # moved; kept here until 0.3
 from .base import ROWS, Ridge, fit_ridge, mean_volume
 from .saved import ModelConfig, SavedModel, backbones
 

@@ -19,7 +19,7 @@ from ..data.plane import PlaneConfig, Planes, Slabs, centred_slabs, draw_batch
 from ..files import InputError, read_tensors, save_tensors
 from ..metrics import TISSUES
 from .direct import zeroed
-from .saved import ModelConfig, SavedModel, about_weights, weights_folder
+from .saved import ModelConfig, SavedModel, weights_folder
 from ..volume import Volume
 
 # %% ../../nbs/49_plane.ipynb #1be889b5

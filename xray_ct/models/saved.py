@@ -13,7 +13,6 @@ from collections.abc import MutableMapping
 from dataclasses import asdict, fields, is_dataclass, MISSING
 from importlib import resources
 from pathlib import Path
-import torch
 from torch import nn, Tensor
 from fastcore.basics import patch
 from ..files import InputError, read_json, read_tensors, save_tensors, write_json
