@@ -9,6 +9,7 @@ __all__ = ['scanner_kev', 'NOT_HU', 'attenuation', 'bone_part', 'hu_to_mu', 'mu_
 
 # %% ../nbs/06_physics.ipynb #eb889233
 import math
+from functools import lru_cache
 import numpy as np
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ def attenuation(
 # %% ../nbs/06_physics.ipynb #ad09b0af
 _knee = 100., 300. # HU between which soft tissue passes into the mixture with bone
 
+@lru_cache
 def _slopes(kev):
     "μ of water, and the slopes (1/mm per HU) below and above the knee; the upper line passes through cortical bone."
     (water, bone), (w, b) = attenuation(kev), attenuation(scanner_kev)
