@@ -163,7 +163,7 @@ SHOWN = ('psnr_3d_range2000', 'psnr_3d_body_range2000', 'ssim_3d_uniform7_range2
          'dice_bone',
          'dice_airspace', 'edge_sharpness', 'edge_match', 'bias_hu_airspace', 'bias_hu_lung', 'bias_hu_fat',
          'bias_hu_soft', 'bias_hu_bone', 'reprojection_nrmse') # in the report
-PRINTED = ('psnr_3d_range2000', 'psnr_3d_body_range2000', 'ssim_3d_uniform7_range2000', 'mae_hu', 'mae_hu_body',
+PRINTED = ('psnr_3d_body_range2000', 'psnr_3d_range2000', 'ssim_3d_uniform7_range2000', 'mae_hu', 'mae_hu_body',
            'dice_bone', 'edge_match', 'reprojection_nrmse') # in a terminal
 
 def by_name(rows, keys=SHOWN):
@@ -201,7 +201,8 @@ def write_results(
         parts={n: sorted(set(cohort.patients(n))) for n in cohort.parts}, of_cases=patients,
         resolution_ratio=cohort.ratio(), **_keep_outside(run, model, cohort), rows=rows, provenance=made))
     keys = ('config', 'parameters', 'epochs', 'steps', 'seconds', 'mean_volume_psnr', 'base_psnr')
-    sections = [*_scores(cohort, rows, part, name), *_pictures(run, model, cohort, part, name, example),
+    patient, curve = _pictures(run, model, cohort, part, name, example)
+    sections = [patient, *_scores(cohort, rows, part, name), curve,
         Text('What this is', 'Two pictures leave most of a volume undetermined. '
              'The model fills in what its training cohort makes likely. '
              'Compare every number with the baselines beside it. Research software, not a medical device.'),
@@ -229,14 +230,14 @@ def _scores(cohort, rows, part, name):
     more = by_name(rows, [k for k in SHOWN if k not in PRINTED])
     note = (f'{len(patients)} CTs of {len(set(patients))} patients of the {part} part; means over CTs. '
             f'X-rays: {kind}, {cohort.ratio():.2f} source voxels a target voxel.')
-    own = next((r for r in rows if 'psnr_gain_over_ridge' in r), None)
+    own = next((r for r in rows if 'psnr_gain_over_ridge' in r), {})
     for base, of in (('ridge', 'ridge regression'), ('moved_ridge', 'ridge regression that saw moved patients too')):
-        for where, key in (('over the field', 'psnr'), ('inside the body', 'psnr_body')):
-            if own and (gain := f'{key}_gain_over_{base}') in own:
-                note += (' Without consistency the model is {:.2f} dB above {} {} (95 % between {:.2f} and {:.2f}, '
-                         'bootstrap over patients).').format(own[gain], of, where, *own[f'{gain}_95'])
+        gains = [f'{own[gain]:+.2f} dB {where} ({own[f"{gain}_95"][0]:+.2f} to {own[f"{gain}_95"][1]:+.2f})'
+                 for where, key in (('inside the body', 'psnr_body'), ('over the field', 'psnr'))
+                 if (gain := f'{key}_gain_over_{base}') in own]
+        if gains: note += f'\nThe model against {of}, without consistency: {", ".join(gains)}; 95 % over patients.'
     if chosen := {r['name']: r['setting'] for r in rows if r.get('setting')}:
-        note += ' Settings chosen on validation patients: ' + '; '.join(
+        note += '\nSettings chosen on validation patients: ' + '; '.join(
             f'{n} {", ".join(f"{k} {v:g}" for k, v in s.items())}' for n, s in chosen.items()) + '.'
     if kind == 'full':
         note += (' Full X-rays also saw what lies outside the field. Consistency and the baselines that use the '
@@ -245,7 +246,8 @@ def _scores(cohort, rows, part, name):
         note += ' The pictures were rendered by another program: consistency assumes a geometry that may not be theirs.'
     ours = name if kind == 'paired' else f'{name} + consistency'
     controls = {n: v for n, v in table.items() if n == name or n.startswith(f'{name}, ')}
-    methods = lambda t: {n: v for n, v in t.items() if v and not n.startswith(f'{name}, ')}
+    ranked = sorted(table, key=lambda n: table[n].get(PRINTED[0], 0), reverse=True)
+    methods = lambda t: {n: t[n] for n in ranked if t.get(n) and not n.startswith(f'{name}, ')}
     hidden = [Scores('What a mean over voxels hides', methods(more), ours=ours,
                      note='Overlap (Dice), edges against the truth\'s, and the bias of each tissue.')]
     return [Scores(HEADINGS.get(part, part), methods(table), ours=ours, note=note), *hidden*bool(methods(more)),
@@ -255,7 +257,7 @@ def _scores(cohort, rows, part, name):
 
 # %% ../nbs/62_evaluate.ipynb #c53d38ae
 def _pictures(run, model, cohort, part, name, example):
-    "One patient and the curve as sections of a report."
+    "One patient, and the curve, as sections of a report."
     from xray_ct.metrics import score
     from xray_ct.report import Picture
     x, _, y = cohort.dataset(part)[example]

@@ -133,7 +133,7 @@ class Scores:
         return list(dict.fromkeys(k for row in self.scores.values() for k, v in row.items() if is_number(v)))
     def winners(self, key): return best(key, {m: row.get(key) for m, row in self.scores.items()})
     def blocks(self,
-        most=6, # measures beside each other, so that nobody scrolls sideways
+        most=8, # measures beside each other, so that nobody scrolls sideways
     ): # of each block: (measure, its unit and aim) of its columns; (method, is it ours, [(text, is it the best)])
         text = lambda row, k: number(row[k], k).removesuffix(unit(k)).strip() if k in row else '–'
         head = lambda k: (label(k), ', '.join(filter(None, (unit(k), f'{aim(k)} is better'))))
