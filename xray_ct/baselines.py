@@ -283,6 +283,7 @@ def baselines_table(
     settings=None, # of the baselines, from `choose_settings`; None: the usual ones
     patients=None, # as in `score_batch`
     only=None, # names of the baselines; None: all
+    lambdas=None, # name → relative λ of its consistency; others have the usual one
     **kw # for `consistent`
 )->list: # of dicts: name, consistency (bool), and the means of `score_batch`
     "Score every baseline, and `extra`, without and with data consistency."
@@ -293,11 +294,12 @@ def baselines_table(
     parts = [slice(i, i + batch) for i in range(0, len(xrays), batch)]
     rows = []
     for name, hu in (baselines(known, xrays, settings=settings, only=only) | (extra or {})).items():
-        fixed = torch.cat([consistent(hu[i], xrays[i], A, kev=kev, outside=outside and outside.of(i), **kw)[0]
+        lam = {'relative_lambda': lambdas[name]} if name in (lambdas or {}) else {}
+        fixed = torch.cat([consistent(hu[i], xrays[i], A, kev=kev, outside=outside and outside.of(i), **kw | lam)[0]
                            for i in parts])
         for c, h in ((False, hu), (True, fixed)):
             beyond = outside_estimate(h, xrays, A, outside, kev=kev) if outside else 0.
-            setting = {'setting': settings[name]} if name in (settings or {}) else {}
-            rows.append(dict(name=name, consistency=c, **setting,
+            setting = (settings or {}).get(name, {}) | (lam if c else {})
+            rows.append(dict(name=name, consistency=c, **({'setting': setting} if setting else {}),
                              **score_batch(h, truth, xrays, A, protocol, kev, beyond, patients, bodies)))
     return rows

@@ -18,7 +18,7 @@ from .files import InputError, read_json, staged, write_json
 from .volume import Volume, Window, centered_affine
 from .projector import Geometry, Projector, view_axes
 from .check import Check, check_sections, judge_pictures, known_bank, known_xrays
-from .consistency import Outside, consistent, outside_estimate, reprojection_error
+from .consistency import Outside, chosen_lambda, consistent, outside_estimate, reprojection_error
 from .known import with_known
 from .outside import load_outside
 from .response import line_integrals
@@ -305,14 +305,14 @@ def _outside(weights, x, g, body, covered, assumed):
     return Outside(*(t.to(x.device) for t in known(x[None].cpu()))), covered.to(x.device)
 
 # %% ../nbs/70_reconstruct.ipynb #d7cfb284
-def _corrected(predicted, x, model, mask, outside, kev, off, **kw):
+def _corrected(predicted, x, model, mask, outside, kev, off, weights, **kw):
     "The volume after the correction, unless `off` says why there is none, and what was measured before and after."
     beyond = lambda hu: outside_estimate(hu, x[None], model.projector, outside, mask=mask[None], kev=kev)
     error = lambda hu: reprojection_error(hu, x[None], model.projector, mask[None], kev, beyond(hu))
     rounded = lambda hu: {k: round(v.item(), 6) for k, v in error(hu).items()}
     final, done = predicted, off
     if not off:
-        kw = dict(mask=mask[None], kev=kev, outside=outside) | kw
+        kw = dict(mask=mask[None], kev=kev, outside=outside, relative_lambda=chosen_lambda(weights)) | kw
         final, info = consistent(predicted, x[None], model.projector, **kw)
         done = 'kept' if info['kept'].item() else 'refused: it did not lower the reprojection error'
     return final, dict(reprojection_before=rounded(predicted), reprojection=rounded(final), consistency=done)
@@ -362,7 +362,7 @@ def reconstruct(
                                   (source or {}).get('FrameOfReferenceUID', ''), geometry is not None, told_of)
     outside, mask = _outside(weights, x, g, body, covered, assumed)
     off = 'off' if not consistency else '' if all(p.calibrated for p in pictures) else UNCALIBRATED
-    final, found = _corrected(predicted, x, model, mask, outside, kev, off, **dict(known=known) | kw)
+    final, found = _corrected(predicted, x, model, mask, outside, kev, off, weights, known=known, **kw)
     metrics = dict(found, assumed=assumed, known=told_of, rays_used=mask.float().mean().item(), check=check.to_dict(),
                    **_mark(weights), seconds=round(time.perf_counter() - start, 3))
     return Reconstruction(volume(final), volume(predicted), x.cpu(), g, metrics, model, source, check)
