@@ -31,7 +31,8 @@ def take(run, name, what):
     done, found = (json.loads((Path(run)/f).read_text(encoding='utf-8')) for f in ('run.json', 'metrics.json'))
     own = {k: done[k] for k in ('parameters', 'epochs', 'passes', 'batch_size', 'precision', 'steps', 'seconds')}
     rows = [{k: v for k, v in r.items() if not k.endswith('_spread')} for r in found['rows']]
-    made = found['provenance'] | dict(revision=done['provenance']['revision'])
+    scored = found['provenance']['revision']  # later, where a finished run was scored again
+    made = found['provenance'] | dict(revision=done['provenance']['revision'], scored=scored)
     command = re.sub(r' --cache \S+', '', done['provenance']['command'])  # it changes no result
     made['command'] = re.sub(r' /\S*/(\S+)', r' \1', command)  # folders of one machine
     row = dict(what=what, command=made['command'], parts=found['parts'], **own,

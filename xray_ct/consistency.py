@@ -211,7 +211,7 @@ def chosen_lambda(
     found = read_json(file)
     lam = found.get('relative_lambda') if isinstance(found, dict) else None
     if not isinstance(lam, (int, float)) or not 0 < lam < math.inf:
-        raise InputError(f'{file}: relative_lambda should be a number above 0. Score the run again, or delete the file')
+        raise InputError(f'{file}: relative_lambda should be a number above 0. Without the file the usual strength is used')
     return float(lam)
 
 # %% ../nbs/21_consistency.ipynb #5854f8b9
