@@ -3,6 +3,7 @@
     python tools/results.py           # write RESULTS.md
     python tools/results.py --check   # exit 1 if it is not what the result files say
     python tools/results.py --take RUN direct_native 'what it is'   # a finished run becomes a result file
+    python tools/results.py --take runs/peers peers                 # so does the run of a notebook
 
 No number is typed here: each comes from a file that a run wrote, beside its command, versions and hardware.
 """
@@ -26,8 +27,9 @@ def read(name):
     try: return signed(json.loads(path.read_text(encoding='utf-8')), path.name)
     except InputError as e: refused[path.name] = str(e)
 
-def take(run, name, what):
-    "What a run of `xray_ct train` says of itself, as a result file."
+def take(run, name, what=''):
+    "What a run of `xray_ct train`, or of a notebook, says of itself, as a result file."
+    if not (Path(run)/'run.json').is_file(): return take_notebook(run, name)
     done, found = (json.loads((Path(run)/f).read_text(encoding='utf-8')) for f in ('run.json', 'metrics.json'))
     own = {k: done[k] for k in ('parameters', 'epochs', 'passes', 'batch_size', 'precision', 'steps', 'seconds')}
     rows = [{k: v for k, v in r.items() if not k.endswith('_spread')} for r in found['rows']]
@@ -37,6 +39,14 @@ def take(run, name, what):
     made['command'] = re.sub(r' /\S*/(\S+)', r' \1', command)  # folders of one machine
     row = dict(what=what, command=made['command'], parts=found['parts'], **own,
                validation_psnr=done['psnr_range2000'], xrays=found['xrays'], rows=rows, provenance=made)
+    text = json.dumps(signed(row, name), indent=1, ensure_ascii=False)
+    (folder/f'{name}.json').write_text(text + '\n', encoding='utf-8')
+
+def take_notebook(run, name):
+    "The `metrics.json` of a run notebook; folders of one machine keep their last name."
+    row = json.loads((Path(run)/'metrics.json').read_text(encoding='utf-8'))
+    shorter = lambda c: re.sub(r' /\S*/([^/\s]+)', r' \1', c)
+    row['command'], row['provenance']['command'] = shorter(row['command']), shorter(row['provenance']['command'])
     text = json.dumps(signed(row, name), indent=1, ensure_ascii=False)
     (folder/f'{name}.json').write_text(text + '\n', encoding='utf-8')
 

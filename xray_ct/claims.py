@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STATEMENTS', 'COMMANDS', 'REPORTED', 'VERDICTS', 'RULES', 'PLACES', 'as_markdown', 'measured', 'paired', 'judge',
-           'rule_of', 'under', 'both', 'derive', 'run_command', 'write_claim', 'read_claims', 'shown',
-           'ledger_markdown', 'values_table']
+           'rule_of', 'under', 'both', 'derive', 'without_folders', 'run_command', 'write_claim', 'read_claims',
+           'shown', 'ledger_markdown', 'values_table']
 
 # %% ../nbs/63_claims.ipynb #2cb1c25d
 import json, math, re, statistics
@@ -290,6 +290,12 @@ def derive(
 # %% ../nbs/63_claims.ipynb #1333771e
 PLACES = ('out', 'cache')  # parameters that name places and change no result
 
+def without_folders(value): # of a parameter, at any depth
+    "An absolute path is one computer's: only its last name is written down."
+    if isinstance(value, dict): return {k: without_folders(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)): return [without_folders(v) for v in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
 def run_command(
     notebook, # 'diffusion' of nbs/runs/diffusion.ipynb
     parameters, # of the run, by name
@@ -297,7 +303,7 @@ def run_command(
 ) -> str:
     "The papermill command of a run."
     yaml = lambda v: f'"{v}"' if v == '' or ' ' in str(v) else str(v)
-    chosen = {k: v for k, v in parameters.items()
+    chosen = {k: without_folders(v) for k, v in parameters.items()
               if k not in PLACES and not (defaults and k in defaults and defaults[k] == v)}
     plain = [f'-p {k} {yaml(v)}' for k, v in chosen.items() if not isinstance(v, (list, dict))]
     nested = ', '.join(f'{k}: {json.dumps(v, ensure_ascii=False)}' for k, v in chosen.items()
@@ -361,7 +367,7 @@ def write_claim(
     if not isinstance(values, dict):
         raise InputError(f'{claim}: values must be a dict of name → number or list, not {type(values).__name__}')
     row = dict(claim=claim, statement=STATEMENTS.get(claim), verdict=verdict, rule=rule, reason=reason, settle=settle,
-               command=command, parameters={k: v for k, v in parameters.items() if k not in PLACES},
+               command=command, parameters={k: without_folders(v) for k, v in parameters.items() if k not in PLACES},
                seeds=list(seeds), headline=list(headline), values={k: measured(v) for k, v in values.items()})
     _refuse(row, str(claim))
     write_json(Path(folder)/f'{claim}.json', row | dict(provenance=provenance(seed=row['seeds'], command=command)))
