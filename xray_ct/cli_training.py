@@ -120,7 +120,8 @@ def _train(config, cts, out, cache, processes, shown):
     check_config(config, out)
     fit_by(processes, config, cts, out, cache)
     if rank(): return None
-    if (out/'metrics.json').exists(): return print(f'{out}: already scored; see {out/shown}. To score again, delete metrics.json')
+    if (out/'metrics.json').exists():
+        return print(f'{out}: already scored; see {out/shown}. To score again, delete metrics.json')
     return model_class(config.model).data[1].prepare(cts, config.cohort, cache or out/'cache')
 
 def _train_volumes(config, cts, out, cache, processes):

@@ -211,7 +211,8 @@ def chosen_lambda(
     found = read_json(file)
     lam = found.get('relative_lambda') if isinstance(found, dict) else None
     if not isinstance(lam, (int, float)) or not 0 < lam < math.inf:
-        raise InputError(f'{file}: relative_lambda should be a number above 0. Without the file the usual strength is used')
+        raise InputError(f'{file}: relative_lambda should be a number above 0. Without the file the usual strength is '
+                         'used')
     return float(lam)
 
 # %% ../nbs/21_consistency.ipynb #5854f8b9

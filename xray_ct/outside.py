@@ -94,6 +94,6 @@ def load_outside(folder): # → `OutsideModel`, or None where the run has none
             model = OutsideModel(**json.loads(f.metadata()['outside']))
             model.load_state_dict({k: f.get_tensor(k) for k in f.keys()})
     except Exception as e:
-        raise InputError(f'{file}: is damaged ({type(e).__name__}). Delete it and metrics.json, and repeat the training '
-                         'command: it scores again') from None
+        raise InputError(f'{file}: is damaged ({type(e).__name__}). Delete it and metrics.json, and repeat the command '
+                         'of the training: it scores again') from None
     return model.eval()
