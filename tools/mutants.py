@@ -174,7 +174,7 @@ evidence = [
     ("q = q + _slope(ahead)/2", "q = q + _slope(mu)/2"),
     ("torch.linalg.solve(G + sigma**2*torch.eye", "torch.linalg.solve(G + sigma*torch.eye"),
     ("min(settings, key=lambda s: error(f, s))", "max(settings, key=lambda s: error(f, s))"),
-    ("if ways[best] and gains[best][lam] > 0: save_outside(ways[best], run)", "pass"),
+    ("keep = best == 'with_outside' and gains[best][lam] > 0", "keep = False"),
     ("return max(gains, key=lambda lam: gains[lam])", "return min(gains, key=lambda lam: gains[lam])"),
     ("(((v.clamp(-1000, 1000) - truth)*body).double()", "((v.clamp(-1000, 1000) - truth).double()"),
     ("consistent(hu, xrays, projector, lam, kev=kev, outside=beyond)",

@@ -85,9 +85,12 @@ def evaluate(
     settings = choose_settings(known, *cohort.stack('valid')) if cohort.parts.get('valid') else None
     moved = moved_ridge(cohort.config, tuple(cohort.parts['train']), type(cohort))
     extra = {MOVED: Window.named('full').inverse(moved(xrays).clamp(-1, 1))} if moved else {}
+    gains = _valid_gains(model, name, cohort, known, moved)
+    lambdas = {n: strongest(ways['with_outside' if known.outside else 'without']) for n, ways in gains.items()}
     rows = baselines_table(known, (xrays, truth), protocol=protocol, extra=extra | {name: predict(model, xrays)},
-                           settings=settings, patients=patients, lambdas=_lambdas(model, name, cohort, known, moved))
+                           settings=settings, patients=patients, lambdas=lambdas)
     row = {r['name']: r for r in rows if not r['consistency']}
+    row[name] |= {'consistency_gains': gains[name]} if gains else {}
     for base, of in (('ridge', 'ridge'), (MOVED, 'moved_ridge')):
         if base in row: row[name] |= _gains(row[name], row[base], patients, of)
     if controls and len(xrays) > 1:
@@ -97,14 +100,16 @@ def evaluate(
     return rows
 
 # %% ../nbs/62_evaluate.ipynb #96083527
-def _lambdas(model, name, cohort, known, moved): # → relative λ of each prediction, chosen on validation patients
+def _valid_gains(model, name, cohort, known, moved, most=16): # → name → 'without', 'with_outside' → λ → dB
+    "What consistency adds on validation patients, 16 at most, for ridge regression and the model."
     if not cohort.parts.get('valid'): return {}
-    xrays, y = cohort.stack('valid')
+    xrays, y = (t[:most] for t in cohort.stack('valid'))
     hu, truth = Window.named('full').inverse, Window.named('full').inverse(y)
     found = {'ridge': hu(known.ridge(xrays).clamp(-1, 1)), name: predict(model, xrays)}
     if moved: found[MOVED] = hu(moved(xrays).clamp(-1, 1))
-    gains = lambda h: consistency_gains(h, truth, xrays, known.projector, known.kev, known.outside)
-    return {n: strongest(gains(h)) for n, h in found.items()}
+    ways = {'without': None} | ({'with_outside': known.outside} if known.outside else {})
+    return {n: {w: consistency_gains(h, truth, xrays, known.projector, known.kev, o) for w, o in ways.items()}
+            for n, h in found.items()}
 
 def _gains(own, base, patients, of): # means and intervals of own - base
     gains = {}
@@ -165,11 +170,10 @@ def consistency_gains(
     projector, # A
     kev, # effective energy, keV
     outside=None, # `OutsideModel`; None: nothing lies outside the field
-    most=16, # cases at most
 )->dict: # relative λ → dB
     "What data consistency adds to predictions inside the body, by its strength."
-    hu, truth, xrays = hu[:most], truth[:most].clamp(-1000, 1000), xrays[:most]
-    body, beyond = torch.stack([torch.from_numpy(body_mask(t[0].numpy())) for t in truth])[:, None], None
+    truth, beyond = truth.clamp(-1000, 1000), None
+    body = torch.stack([torch.from_numpy(body_mask(t[0].numpy())) for t in truth])[:, None]
     def psnr(v): return -10*(((v.clamp(-1000, 1000) - truth)*body).double().square().flatten(1).sum(1)).log10()
     if outside: beyond = outside(xrays)
     fixed = lambda lam: consistent(hu, xrays, projector, lam, kev=kev, outside=beyond)[0]
@@ -222,7 +226,7 @@ def write_results(
     write_json(run/'metrics.json', dict(
         part=part, patients=sorted(set(patients)), cases=len(patients), xrays=cohort.config.xrays,
         parts={n: sorted(set(cohort.patients(n))) for n in cohort.parts}, of_cases=patients,
-        resolution_ratio=cohort.ratio(), **_keep_consistency(run, model, cohort), rows=rows, provenance=made))
+        resolution_ratio=cohort.ratio(), **_keep_consistency(run, rows, cohort), rows=rows, provenance=made))
     keys = ('config', 'parameters', 'epochs', 'steps', 'seconds', 'mean_volume_psnr', 'base_psnr')
     patient, curve = _pictures(run, model, cohort, part, name, example)
     sections = [patient, *_scores(cohort, rows, part, name), curve,
@@ -236,23 +240,20 @@ def write_results(
     return table
 
 # %% ../nbs/62_evaluate.ipynb #d2da79c0
-def _keep_consistency(run, model, cohort):
+def _keep_consistency(run, rows, cohort):
     """Save the strength of consistency that gains most on validation patients; for `full` X-rays the outside model
     too, if it helps there."""
     for f in (FILE, CHOSEN): (run/f).unlink(missing_ok=True)
-    if not cohort.parts.get('valid'): return {}
-    ways, (xrays, y) = {'without': None}, cohort.stack('valid')
-    if cohort.config.xrays == 'full':
-        ways['with_outside'] = outside_of(cohort.config, tuple(cohort.parts['train']), type(cohort))
-    mine, truth = predict(model, xrays), Window.named('full').inverse(y)
-    gains = {n: consistency_gains(mine, truth, xrays, model.projector, cohort.config.kev, o) for n, o in ways.items()}
+    gains = next((r['consistency_gains'] for r in rows if 'consistency_gains' in r), None)
+    if not gains: return {}
     best = max(gains, key=lambda n: max(gains[n].values()))
     lam = strongest(gains[best])
-    if ways[best] and gains[best][lam] > 0: save_outside(ways[best], run)
-    told = dict(relative_lambda=lam, gain_inside_the_body_dB={n: {f'{k:g}': v for k, v in g.items()}
-                                                             for n, g in gains.items()}, chosen_on='valid')
+    keep = best == 'with_outside' and gains[best][lam] > 0
+    if keep: save_outside(outside_of(cohort.config, tuple(cohort.parts['train']), type(cohort)), run)
+    told = dict(relative_lambda=lam, outside_kept=keep, chosen_on='valid', gain_inside_the_body_dB={
+        n: {f'{k:g}': v for k, v in g.items()} for n, g in gains.items()})
     write_json(run/CHOSEN, told)
-    return dict(consistency_chosen=told | dict(outside_kept=bool(ways[best]) and gains[best][lam] > 0))
+    return dict(consistency_chosen=told)
 
 # %% ../nbs/62_evaluate.ipynb #79d92605
 def _scores(cohort, rows, part, name):
