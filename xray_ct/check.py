@@ -210,8 +210,10 @@ def pair_findings(pictures, pixels, g, hidden, placed=True)->tuple: # findings, 
     "Can both pictures be of one patient?"
     out, lines, about = [], [p.lines for p in pictures], 'both pictures'
     add = lambda level, text: out.append(Finding(level, about, 'one patient', text))
-    who = {p.tags.get('PatientID') for p in pictures} - {None, ''}
-    if len(who) > 1: add(2, 'their PatientIDs differ. Give two pictures of one patient, or make the tags agree')
+    for tag in 'PatientID', 'PatientBirthDate', 'PatientSex':
+        if len({p.tags.get(tag) for p in pictures} - {None, '', 'O'}) > 1:
+            add(2, f'differ in their {tag}. Give two pictures of one patient, or make the tags agree')
+            break
     exact = all(p.calibrated and grain(p.lines) < GRAIN for p in pictures)
     kind = 'guessed' if not exact else 'exact' if placed else 'scaled'
     found = agreement(lines, pixels, g, hidden, exact, placed)

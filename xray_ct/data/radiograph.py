@@ -191,8 +191,8 @@ LENGTHS = {'ImagerPixelSpacing': 2, 'PixelSpacing': 2, 'NominalScannedPixelSpaci
            'EstimatedRadiographicMagnificationFactor': 1}  # how many numbers
 PLAIN = ('Modality', 'Manufacturer', 'ManufacturerModelName', 'BodyPartExamined', 'PresentationIntentType',
          'PixelIntensityRelationship', 'PixelSpacingCalibrationType',
-         'PositionerPrimaryAngle', 'PositionerSecondaryAngle', 'KVP', 'PatientID', 'PatientSex', 'PatientAge',
-         'StudyInstanceUID', *(k for k, n in LENGTHS.items() if n == 1))
+         'PositionerPrimaryAngle', 'PositionerSecondaryAngle', 'KVP', 'PatientID', 'PatientBirthDate', 'PatientSex',
+         'PatientAge', 'StudyInstanceUID', *(k for k, n in LENGTHS.items() if n == 1))
 
 def _bits(ds): return int(ds.get('BitsStored') or ds.get('BitsAllocated') or 16)
 
