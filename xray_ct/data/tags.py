@@ -324,8 +324,10 @@ def stored_values(
     except Exception as e:
         if not syntax.is_compressed or syntax.is_deflated:
             raise InputError(f'{name}: {DAMAGED} ({type(e).__name__})') from e
+        remedy = ('Install its decoder (pip install pylibjpeg pylibjpeg-openjpeg)' if 'High-Throughput' in syntax.name
+                  else 'Decompress it first (gdcmconv --raw, or dcmdjpeg)')
         raise InputError(f'{name}: is damaged, or compressed in a way that cannot be decoded here ({syntax.name}). '
-                         'Decompress it first (gdcmconv --raw, or dcmdjpeg)') from None
+                         f'{remedy}') from None
     if cells.high != cells.stored - 1 and str(syntax).startswith('1.2.840.10008.1.2.4.'):
         cells = _compressed_cells(ds, cells, name)
     shape = (int(ds.Rows), int(ds.Columns))
