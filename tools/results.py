@@ -75,9 +75,9 @@ def scored(rows):
 
 def direct():
     out = ['## Direct regression from two X-rays',
-           '`native` X-rays are projected from the CT at its own resolution, but show the field alone. `full` X-rays show '
-           'the whole patient. `grid` X-rays are projected from the 64³ target, which is an inverse crime: they serve for '
-           'comparison only. '
+           '`native` X-rays are projected from the CT at its own resolution, but show the field alone. `full` X-rays '
+           'show the whole patient. `grid` X-rays are projected from the 64³ target, which is an inverse crime: they '
+           'serve for comparison only. '
            'The last three rows of each table are controls with wrong X-rays.']
     for kind in ('native', 'full', 'grid'):
         r = read(f'direct_{kind}')
