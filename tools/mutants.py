@@ -176,7 +176,7 @@ evidence = [
     ("min(settings, key=lambda s: error(f, s))", "max(settings, key=lambda s: error(f, s))"),
     ("keep = best == 'with_outside' and gains[best][lam] > 0", "keep = False"),
     ("return max(gains, key=lambda lam: gains[lam])", "return min(gains, key=lambda lam: gains[lam])"),
-    ("(((v.clamp(-1000, 1000) - truth)*body).double()", "((v.clamp(-1000, 1000) - truth).double()"),
+    ("((v.clamp(-1000, 1000) - truth)*body).double()", "(v.clamp(-1000, 1000) - truth).double()"),
     ("consistent(hu, xrays, projector, lam, kev=kev, outside=beyond)",
      "consistent(hu, xrays, projector, kev=kev, outside=beyond)"),
     ("key=lambda n: table[n].get(PRINTED[0], 0), reverse=True)", "key=lambda n: table[n].get(PRINTED[0], 0))"),

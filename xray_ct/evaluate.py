@@ -174,7 +174,8 @@ def consistency_gains(
     "What data consistency adds to predictions inside the body, by its strength."
     truth, beyond = truth.clamp(-1000, 1000), None
     body = torch.stack([torch.from_numpy(body_mask(t[0].numpy())) for t in truth])[:, None]
-    def psnr(v): return -10*(((v.clamp(-1000, 1000) - truth)*body).double().square().flatten(1).sum(1)).log10()
+    square = lambda v: ((v.clamp(-1000, 1000) - truth)*body).double().square().flatten(1).sum(1)
+    psnr = lambda v: -10*square(v).clamp_min(1e-6).log10()
     if outside: beyond = outside(xrays)
     fixed = lambda lam: consistent(hu, xrays, projector, lam, kev=kev, outside=beyond)[0]
     return {lam: (psnr(fixed(lam)) - psnr(hu)).mean().item() for lam in LAMBDAS}
