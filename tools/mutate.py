@@ -243,6 +243,8 @@ def main():
     a = p.parse_args()
     with tempfile.TemporaryDirectory(prefix='xray_ct_mutants_') as folder:
         folder = Path(folder)
+        (folder/'tmp').mkdir()
+        os.environ['TMPDIR'] = tempfile.tempdir = str(folder/'tmp')  # what the tests leave goes with the folder
         skip = shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', '*.pyc', '.git', '.venv',
                                       'runs', '_docs', '_proc')
         copy = folder/'copy'
