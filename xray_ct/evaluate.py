@@ -100,8 +100,8 @@ def evaluate(
     return rows
 
 # %% ../nbs/62_evaluate.ipynb #96083527
-def _valid_gains(model, name, cohort, known, moved, most=16): # → name → 'without', 'with_outside' → λ → dB
-    "What consistency adds on validation patients, 16 at most, for ridge regression and the model."
+def _valid_gains(model, name, cohort, known, moved, most=8): # → name → 'without', 'with_outside' → λ → dB
+    "What consistency adds on validation patients, 8 at most, for ridge regression and the model."
     if not cohort.parts.get('valid'): return {}
     xrays, y = (t[:most] for t in cohort.stack('valid'))
     hu, truth = Window.named('full').inverse, Window.named('full').inverse(y)
