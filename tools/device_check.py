@@ -217,8 +217,9 @@ def memory(report, device, preset, edge, turns=1, **changes): # GB reserved, eac
         return torch.cuda.max_memory_allocated(device)/1e9
     reserved = []
     for turn in range(turns):
-        report.take(f'{what}: held{f", turn {turn + 1}" if turn else ""}', 'GB', step)
-        if 'seconds' in vetted: reserved.append(torch.cuda.max_memory_reserved(device)/1e9)
+        held = report.take(f'{what}: held{f", turn {turn + 1}" if turn else ""}', 'GB', step)
+        if held is None: return []  # out of memory: what was reserved until then is no measurement
+        reserved.append(torch.cuda.max_memory_reserved(device)/1e9)
     report.take(f'{what}: reserved', 'GB', lambda: statistics.median(reserved))
     report.take(f'{what}: a step', 's', lambda: vetted['seconds'])
     return reserved

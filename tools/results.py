@@ -27,6 +27,10 @@ def read(name):
     try: return signed(json.loads(path.read_text(encoding='utf-8')), path.name)
     except InputError as e: refused[path.name] = str(e)
 
+def keep(row, name):
+    text = json.dumps(signed(row, name), indent=1, ensure_ascii=False)
+    (folder/f'{name}.json').write_text(text + '\n', encoding='utf-8')
+
 def take(run, name, what=''):
     "What a run of `xray_ct train`, or of a notebook, says of itself, as a result file."
     if not (Path(run)/'run.json').is_file(): return take_notebook(run, name)
@@ -39,16 +43,14 @@ def take(run, name, what=''):
     made['command'] = re.sub(r' /\S*/(\S+)', r' \1', command)  # folders of one machine
     row = dict(what=what, command=made['command'], parts=found['parts'], **own,
                validation_psnr=done['psnr_range2000'], xrays=found['xrays'], rows=rows, provenance=made)
-    text = json.dumps(signed(row, name), indent=1, ensure_ascii=False)
-    (folder/f'{name}.json').write_text(text + '\n', encoding='utf-8')
+    keep(row, name)
 
 def take_notebook(run, name):
     "The `metrics.json` of a run notebook; folders of one machine keep their last name."
     row = json.loads((Path(run)/'metrics.json').read_text(encoding='utf-8'))
     shorter = lambda c: re.sub(r' /\S*/([^/\s]+)', r' \1', c)
     row['command'], row['provenance']['command'] = shorter(row['command']), shorter(row['provenance']['command'])
-    text = json.dumps(signed(row, name), indent=1, ensure_ascii=False)
-    (folder/f'{name}.json').write_text(text + '\n', encoding='utf-8')
+    keep(row, name)
 
 refused = {}  # file → why it is not shown
 

@@ -177,8 +177,8 @@ def consistency_gains(
     square = lambda v: ((v.clamp(-1000, 1000) - truth)*body).double().square().flatten(1).sum(1)
     psnr = lambda v: -10*square(v).clamp_min(1e-6).log10()
     if outside: beyond = outside(xrays)
-    fixed = lambda lam: consistent(hu, xrays, projector, lam, kev=kev, outside=beyond)[0]
-    return {lam: (psnr(fixed(lam)) - psnr(hu)).mean().item() for lam in LAMBDAS}
+    fixed, before = lambda lam: consistent(hu, xrays, projector, lam, kev=kev, outside=beyond)[0], psnr(hu)
+    return {lam: (psnr(fixed(lam)) - before).mean().item() for lam in LAMBDAS}
 
 def strongest(gains): # relative λ → dB
     "The λ with the largest gain."
