@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['fitted_buffers', 'XrayConfig', 'DirectConfig', 'check_encoder', 'XrayModel', 'DirectModel', 'coordinates',
-           'direct_preset', 'volume_psnr', 'fit_base', 'measure_floors']
+           'direct_preset', 'volume_psnr', 'fit_base', 'measure_floors', 'check_pictures', 'refine_cells']
 
 # %% ../../nbs/42_direct.ipynb #f04415af
 import math
@@ -144,6 +144,7 @@ def set_geometry(self:XrayModel,
 class DirectModel(XrayModel):
     "Encode, lift, correct the base on a coarser grid."
     Config, kind = DirectConfig, 'direct'
+    run_fields = 'previous', *XrayModel.run_fields
     presets = dict(
         tiny={},
         base=dict(encoder_width=48, lift_channels=24, widths=(48, 96, 192, 256), down_blocks=(1, 2, 2, 2), fine=8),
@@ -426,6 +427,68 @@ def pretend_fitted(self:XrayModel, cases, copies=0): # as `SavedModel.pretend_fi
     g = Geometry.from_dict(c.geometry)
     rows = cases*(1 + min(copies, max(0, ROWS//cases - 1)))
     self.root.ridge = Ridge(rows, (len(g.views), *g.det_shape), g.vol_shape, stride=c.work_stride, half=True)
+
+# %% ../../nbs/42_direct.ipynb #ad81cbb1
+def check_pictures(
+    name, # of what `theirs` belongs to, for the message
+    mine, theirs, # `Geometry`
+):
+    "Refuse models whose X-rays or field differ."
+    differ = [k for k in ('views', 'det_shape', 'pixel', 'sdd', 'sid', 'mode', 'extent')
+              if getattr(mine, k) != getattr(theirs, k)]
+    if differ:
+        values = ', '.join(f'{getattr(theirs, k)}, now {getattr(mine, k)}' for k in differ)
+        raise InputError(f'{name} was trained with other {", ".join(differ)} ({values}); both must share '
+                         'X-rays and field')
+
+def refine_cells(
+    w:Tensor, # (n r³, …): weights of `shuffle3d` blocks
+    r, # their edge
+    k, # by which it grows
+)->Tensor: # (n (r k)³, …)
+    "Repeat the weights of each voxel for the k³ voxels in its place."
+    w = w.unflatten(0, (-1, r, r, r))
+    for axis in (1, 2, 3): w = w.repeat_interleave(k, axis)
+    return w.flatten(0, 3)
+
+# %% ../../nbs/42_direct.ipynb #e678aace
+@patch
+def begin_with(self:DirectModel,
+    other, # a trained `DirectModel` of fewer voxels, on the same grid of the backbone
+)->DirectModel:
+    "Take over its weights; the first and the last layer are divided among the finer voxels."
+    a, b = self.config, other.config
+    check_pictures('DirectModel.begin_with: the coarser model', self.geometry, other.geometry)
+    k, r = a.work_stride//b.work_stride, b.work_stride
+    if self.coords.shape != other.coords.shape or k*r != a.work_stride:
+        raise InputError(f'DirectModel.begin_with: {other.geometry.vol_shape} with work_stride={r} there, '
+                         f'{self.geometry.vol_shape} with {a.work_stride} here; volume and stride must grow alike')
+    theirs, known = dict(other.named_parameters()), (a.base != 'none') + bool(a.residual_steps)
+    for n in ('head.weight', 'head.bias'): theirs[n] = refine_cells(theirs[n], r, k)
+    lifted, cells = theirs[stem := 'backbone.stem.weight'].split(
+        [theirs[stem].shape[1] - known*r**3, known*r**3], 1)
+    theirs[stem] = torch.cat([lifted, refine_cells(cells.movedim(1, 0), r, k).movedim(0, 1)/k**3], 1)
+    theirs = {n: v for n, v in theirs.items() if not n.startswith('fine.')}
+    own = {n: p for n, p in self.named_parameters() if not n.startswith('fine.')}
+    differ = sorted(n for n in {*own, *theirs} if n not in own or n not in theirs or own[n].shape != theirs[n].shape)
+    if differ:
+        raise InputError(f'DirectModel.begin_with: {differ[0]} differs; choose the preset and the settings of the '
+                         'coarser run, but for voxels')
+    with torch.no_grad():
+        for n, p in own.items(): p.copy_(theirs[n])
+    return self
+
+@patch(cls_method=True)
+def changes_from(cls:DirectModel, run, before=None, fitted=None)->dict: # as `SavedModel.changes_from`
+    "The cohort's energy; a run that begins with a coarser one keeps its grid."
+    own = dict(kev=run.cohort.kev)
+    if not before: return own
+    if before['kind'] != cls.kind:
+        raise InputError(f"{run.previous}: holds a {before['kind']} model; a direct one begins with a direct one")
+    n, stride = before['model']['geometry']['vol_shape'][0], before['model']['work_stride']
+    if run.cohort.size % n:
+        raise InputError(f'{run.previous}: was trained on {n} voxels a side. Choose a multiple, not {run.cohort.size}')
+    return own | dict(work_stride=stride*(run.cohort.size//n))
 
 # %% ../../nbs/42_direct.ipynb #14135443
 from xray_ct.blocks.layers import ResBlock3d  # old paths, until 0.3
