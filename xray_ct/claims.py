@@ -400,9 +400,11 @@ def _judged(row, more): # with the ledger's verdict; `said` is what the run itse
 
 def _beside(folder): # claim → name → values, of other result files that a rule asks for
     plane = Path(folder)/'plane.json'
-    trunk = signed(read_json(plane), str(plane)).get('cohorts', {}).get('trunk', {}) if plane.exists() else {}
-    return {'C13': {f'{series}: lanczos, slabs of {ratio} slices: PSNR, dB': [ways['lanczos']['psnr']]
-                    for series, ratios in trunk.items() for ratio, ways in ratios.items()}}
+    told = signed(read_json(plane), str(plane)) if plane.exists() else {}
+    series = {n: v for c in ('trunk', 'chest') for n, v in told.get('cohorts', {}).get(c, {}).items()}
+    return {'C13': {f'{n}: lanczos, slabs of {ratio} slices: PSNR, dB': [ways['lanczos']['psnr']]
+                    for n, ratios in series.items() if n not in told.get('no_truth', ())
+                    for ratio, ways in ratios.items()}}
 
 # %% ../nbs/63_claims.ipynb #7dae6e86
 def shown(value): # a row's value → '23.10 ± 0.30': the spread to as many decimals as the mean
