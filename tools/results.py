@@ -225,26 +225,14 @@ def planes():
                               if all(m in s for s in series) else '–')
     out = ['## Thin slices, taught by the plane',
            'The network that ships, never adapted, on series that taught nothing '
-           '([plane](nbs/runs/plane.ipynb)): PSNR in dB and mean absolute error in HU, every method consistent with the '
-           'thick slices. Beside it: networks that were all trained for the same short time.',
+           '([plane](nbs/runs/plane.ipynb)): PSNR in dB and mean absolute error in HU, every method consistent with '
+           'the thick slices. Beside it: networks that were all trained for the same short time.',
            table(['slices a slab', *(f'{c} ({len(s)})' for c, s in cells.items())],
                  [(m, *(cell(s, m) for s in cells.values())) for m in names])]
     if nodules := found.get('nodules'):
         out += ['Contrast of added nodules that is kept, chest, 5 → 1 mm:',
                 table(['', *nodules], [(m, *(f'{v[m]:.2f}' for v in nodules.values())) for m in names])]
     return out + [f'`{r["provenance"]["command"]}`']
-
-def finer():
-    r = read('finer')
-    if r is None: return []
-    before = r['before']
-    gains = '; '.join(f'{k} {g["mean"]:+.2f} ({g["interval_95"][0]:+.2f} to {g["interval_95"][1]:+.2f})'
-                      for k, g in r['gains'].items())
-    return [f'## From {before["size"]}³ to {r["size"]}³',
-            f'A network of {r["size"]}³ voxels of {r["spacing"]:g} mm begins with the weights of one of '
-            f'{before["size"]}³ ({before["seconds"]/60:.0f} minutes) and is trained for {r["trained"]["seconds"]/60:.0f} '
-            f'more ([finer](nbs/runs/finer.ipynb)), `{r["xrays"]}` X-rays, {len(set(r["of_cases"]))} test patients.',
-            scored(r['rows']), f'Over the coarser prediction, enlarged: {gains}.', f'`{r["command"]}`']
 
 def benchmark():
     if not (folder/'benchmark.json').exists(): return []
@@ -270,8 +258,8 @@ def results():
              'the hardware and the spread over patients. PSNR is over a range of 2000 HU, in three dimensions, '
              'averaged over patients. The training data cannot be redistributed; `xray_ct train` makes the same tables '
              'from any folder of CTs.']
-    for part in (direct, evidence, peers, robustness, hybrid, cascade, progressive, finer, slices, planes,
-                 benchmark, claims, not_shown): parts += part()
+    for part in (direct, evidence, peers, robustness, hybrid, cascade, progressive, slices, planes, benchmark, claims,
+                 not_shown): parts += part()
     return '\n\n'.join(parts) + '\n'
 
 def stale():
