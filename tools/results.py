@@ -213,9 +213,9 @@ def slices():
 
 def planes():
     r = read('plane')
-    if r is None: return []
+    if r is None or 'no_truth' not in r: return []  # an older file doesn't say which series interpolation made
     found, cells = r['cohorts'], {}
-    real = lambda c: [by for n, by in found.get(c, {}).items() if n not in r.get('no_truth', ())]
+    real = lambda c: [by for n, by in found.get(c, {}).items() if n not in r['no_truth']]
     for c, ratios in (('trunk', '23'), ('neck', '23'), ('chest', '5')):
         if real(c): cells |= {f'{c}, {k}': [by[k] for by in real(c)] for k in ratios}
     cells['limbs in the plane, 5'] = real('limbs')
