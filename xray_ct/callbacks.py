@@ -19,7 +19,7 @@ from fastai.callback.core import CancelBatchException, CancelTrainException
 from fastai.callback.schedule import SchedCos
 from .files import InputError, staged
 from .volume import Window
-from .models.direct import volume_psnr
+from .metrics import volume_psnr
 from .ranks import agreed, in_order, part, rank, whole
 from . import figures
 from .pictures import save_figure

@@ -23,7 +23,7 @@ Processes = Annotated[int, option(help='Processes that share each batch on this 
                                        'torchrun and accelerate launch work too.')]
 Previous = Annotated[Optional[Path], option(metavar='RUN', help=(
     'For a cascade: the run of the previous stage, with the same X-rays and field but fewer voxels. '
-    'For a progressive network: a run with fewer stages, whose weights are the start.'))]
+    'For a direct or a progressive network: a run with fewer voxels or stages, whose weights are the start.'))]
 
 # %% ../nbs/76_cli_training.ipynb #fe7ee587
 def check_training(

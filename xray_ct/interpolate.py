@@ -55,9 +55,11 @@ def interpolate(
     except InputError as e: raise InputError('. '.join([str(e), *T.warnings])) from None
     hu = _by_rows(vol.array, hu, M, S, shape[0], progress)
     how = dict(method=net.title if net else method, consistency=bool(consistency),
-               weights=getattr(net, 'about', None) or None, samples=samples, **_about_slabs(T, *at))
+               weights=getattr(net, 'about', None) or None, samples=samples,
+               **_about_slabs(T, *at, vol.meta.get('made_slices', ())))
     how['assumed'] = [*vol.meta.get('assumed', []), *how['assumed']]
-    out = Volume(hu, affine=affine, meta=dict(vol.meta, SliceThickness=float(spacing), interpolation=how))
+    meta = {k: v for k, v in vol.meta.items() if k != 'made_slices'}                      # said in `how`
+    out = Volume(hu, affine=affine, meta=dict(meta, SliceThickness=float(spacing), interpolation=how))
     return (out, None if apart is None else out.with_array(apart.numpy())) if spread else out
 
 # %% ../nbs/71_interpolate.ipynb #980de9bc
@@ -86,12 +88,18 @@ def _by_rows(thick, hu, M, S, n, progress): # thick: (m, H, W) array; hu: (n, H,
         out[:, i:i + step] = (x.clamp_(low, high) if S is None else S.project_within(x, y, low, high)).numpy()
     return out
 
-def _about_slabs(T, thin_at, thick_at): # → the result's metadata about its slabs
+def _about_slabs(T, thin_at, thick_at, made=()): # made: slices of the input → the result's metadata about its slabs
     share = measured_share(thin_at, thick_at, T.mm)
     gaps = T.mm < .99*T.width.spacing
     unmeasured = [i for i, v in enumerate(share.tolist()) if v < .5] if gaps else []
     never = dict(share=float(1 - share.mean()) if gaps else 0., slices=unmeasured) # slices: indices from the head on
     warnings = [*T.warnings, *_gap_warning(T, never, len(share))]
+    if made:
+        nearest = (thin_at[:, None] - thick_at).abs().argmin(1).tolist()
+        guessed = sorted({*unmeasured, *(i for i, k in enumerate(nearest) if k in set(made))})
+        never = dict(share=len(guessed)/len(share), slices=guessed)
+        warnings.append(f'{len(made)} of {len(thick_at)} thick slices were interpolated on reading, because the series '
+                        f'is spaced unevenly: {len(guessed)} thin slices there are guesses and are marked')
     return dict(thickness_mm=T.mm, thickness_from=T.source, thickness_tag_mm=T.tag, width_measured=T.width.to_dict(),
                 never_measured=never, assumed=list(T.assumed), warnings=warnings)
 
@@ -328,6 +336,7 @@ BLURRED = 1.45
 # %% ../nbs/71_interpolate.ipynb #07150298
 def _out_of_reach(net, vol, spacing, thickness): # why the network cannot be tried, or ''
     if net is None: return 'this version has no network'
+    if made := vol.meta.get('made_slices'): return f'{len(made)} of its {vol.shape[0]} slices were never measured'
     step, about = vol.spacing[0], getattr(net, 'about', None) or {}
     ratio, share, pixel = step/spacing, thickness/step, max(vol.spacing[1:])
     outside = lambda v, known: known and not min(known)/1.1 <= v <= 1.1*max(known)

@@ -20,7 +20,7 @@ class RunConfig:
     "Everything that determines the result of a run, besides the data."
     model: str = 'direct' # a name in the registry
     preset: str = 'tiny' # its size
-    previous: str = '' # folder of a run: the stage before (cascade), or one of fewer stages to begin with (progressive)
+    previous: str = '' # folder of a run: the stage before (cascade), or one of fewer voxels or stages to begin with
     autoencoder: str = '' # of latent diffusion: MAISI's checkpoint, or a folder; '': train a small one first …
     autoencoder_steps: int = 1000 # … for so many steps
     epochs: int = 0 # length in epochs …

@@ -25,6 +25,7 @@ from .write_dicom import (KEPT, NOTICE, common_tags, numbers, save_dataset,
 from ..files import InputError, check_file, check_name, say
 from ..formats import FORMATS, VOXELS
 from ..physics import at_edge, check_hu
+from ..slab import evened, uneven_places
 from ..volume import AIR, Volume, centered_affine, square, to_canonical
 
 # %% ../../nbs/12_dicom.ipynb #db5981d1
@@ -202,6 +203,7 @@ def check_stack(path, slices): # slices sorted along the normal
         one, two = slices[same[0]].name, slices[same[0] + 1].name
         raise InputError(f'{path}: {len(same)} duplicate slice(s): {one} and {two} lie at the same place. '
                          'Remove one of each, or separate the two acquisitions')
+    if uneven_places(P) is not None: return
     step = (P[-1] - P[0])/(len(P) - 1)
     usual, whole = np.median(gaps), np.rint(gaps/np.median(gaps))
     holes = np.flatnonzero(whole > 1)
@@ -297,6 +299,17 @@ def _padding_in_tissue(slices):
     return []
 
 # %% ../../nbs/12_dicom.ipynb #124a0bca
+def _evenly(positions, array, notes): # → the same one spacing apart, and which slices are made; a note is appended
+    places = uneven_places(positions)
+    if places is None: return array, positions, []
+    gaps = np.linalg.norm(np.diff(positions, axis=0), axis=1)
+    array, made = evened(array, places)
+    kinds = ' and '.join(f'{n}× {g:g} mm' for g, n in sorted(Counter(gaps.round(2).tolist()).items()))
+    notes.append(f'its slices lie unevenly ({kinds}): it is resampled to {gaps.min():.3g} mm by linear interpolation, '
+                 f'and {len(made)} of {len(array)} slices lie between measured ones')
+    ends = positions[0], positions[0] + (positions[-1] - positions[0])/places[-1]*(len(array) - 1)
+    return array, np.linspace(*ends, len(array)), made
+
 def read_stack(path, slices) -> Volume: # slices of one series, in any order
     "Check, sort, decode and turn to canonical axes."
     slices = without_copies(slices)
@@ -311,10 +324,12 @@ def read_stack(path, slices) -> Volume: # slices of one series, in any order
         hu = read_pixels(s, array[k])
         if hu.shape != s.shape: raise InputError(f'{s.name}: {DAMAGED}')
         if hu.base is not array: array[k] = hu
-    affine = stack_affine(np.array([s.position for s in slices]), slices[0].orientation, slices[0].pixel)
-    try: array, affine, done = square(*to_canonical(array, affine))
+    array, positions, made = _evenly(np.array([s.position for s in slices]), array, notes)
+    stack = stack_affine(positions, slices[0].orientation, slices[0].pixel)
+    try: array, affine, done = square(*to_canonical(array, stack))
     except InputError as e: raise InputError(f'{path}: {e}') from None
     vol = Volume(array, affine=affine, meta=dict(slices[0].meta, source=str(path)))
+    if made and np.allclose(affine[:3, 0], stack[:3, 0]): vol.meta['made_slices'] = made
     for key, field in ('FrameOfReferenceUID', 'frame_of_reference'), ('SliceThickness', 'thickness'):
         if len({getattr(s, field) for s in slices}) > 1: vol.meta.pop(key, None)  # no one's
     if notes := notes + _padding_in_tissue(slices) + done: vol.meta['assumed'] = notes

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from fastcore.basics import patch
 from ..files import InputError
-from ..projector import Geometry
+from ..geometry import Geometry, check_pictures
 from ..diffusion import Diffusion, NoiseSchedule, sample as sampler, seeded_noise, timestep_embedding
 from .. import consistency
 from ..losses import ProjectionLoss
@@ -61,17 +61,8 @@ class StageConfig(HybridConfig):
         for k in ('sample_steps', 'samples'):
             if getattr(self, k) < 1: raise InputError(f'StageConfig: {k}={getattr(self, k)}: at least 1 is needed')
         if self.previous:
-            _check_pictures(Geometry.from_dict(self.geometry), Geometry.from_dict(self.previous['model']['geometry']))
-
-# %% ../../nbs/44_cascade.ipynb #0c2b3c06
-def _check_pictures(mine, theirs):
-    "Refuse stages whose X-rays or field differ."
-    differ = [k for k in ('views', 'det_shape', 'pixel', 'sdd', 'sid', 'mode', 'extent')
-              if getattr(mine, k) != getattr(theirs, k)]
-    if differ:
-        values = ', '.join(f'{getattr(theirs, k)}, now {getattr(mine, k)}' for k in differ)
-        raise InputError(f'StageConfig: the stage before was trained with other {", ".join(differ)} ({values}); '
-                         'the stages of a cascade share X-rays and field')
+            check_pictures('StageConfig: the stage before',
+                           *(Geometry.from_dict(g) for g in (self.geometry, self.previous['model']['geometry'])))
 
 # %% ../../nbs/44_cascade.ipynb #a530a34a
 # (B,) weighted error of the prediction; (B, 1, D, H, W) x̂₀ as a volume

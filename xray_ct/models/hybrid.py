@@ -24,7 +24,7 @@ from ..blocks.attention import (
     TokenHead3d, TokenStem3d, sandwich_layout, to_grid, to_tokens, token_stride)
 from ..blocks.cnn import EfficientNet3D, HybridCNNViTFusion
 from ..blocks.layers import UNet3d
-from .direct import DirectConfig, DirectModel
+from .direct import DirectConfig, DirectModel, XrayModel
 from .saved import backbones
 
 # %% ../../nbs/43_hybrid.ipynb #e187fed0
@@ -161,7 +161,7 @@ backbones.update(hybrid=HybridBackbone, vit=ViTBackbone)
 # %% ../../nbs/43_hybrid.ipynb #4e267d29
 class HybridModel(DirectModel):
     "X-rays (B, V, h, w) as line integrals → volume (B, 1, D, H, W) in model space, HU/1000."
-    Config, kind = HybridConfig, 'hybrid'
+    Config, kind, run_fields = HybridConfig, 'hybrid', XrayModel.run_fields
     presets = dict(
         tiny={},
         base=dict(encoder_width=48, lift_channels=24, widths=(48, 96), up_blocks=(1,), dim=384, token_budget=4096,
