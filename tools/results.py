@@ -220,18 +220,20 @@ def planes():
         if real(c): cells |= {f'{c}, {k}': [by[k] for by in real(c)] for k in ratios}
     cells['limbs in the plane, 5'] = real('limbs')
     mean = lambda series, m, k: sum(s[m][k] for s in series)/len(series)
-    names = [m for m in next(iter(cells.values()))[0] if m != 'truth']
+    names = list(dict.fromkeys(m for series in cells.values() for s in series for m in s if m != 'truth'))
     cell = lambda series, m: (f'{mean(series, m, "psnr"):.2f} / {mean(series, m, "mae"):.1f}'
                               if all(m in s for s in series) else '–')
     out = ['## Thin slices, taught by the plane',
            'The network that ships, never adapted, on series that taught nothing '
            '([plane](nbs/runs/plane.ipynb)): PSNR in dB and mean absolute error in HU, every method consistent with '
-           'the thick slices. Beside it: networks that were all trained for the same short time.',
+           'the thick slices. *Equal time*, *thin, slices* and *thin, planes* were all trained for the same few minutes; '
+           '*adapted* went on with the planes of the series itself, *from scratch* saw nothing else.',
            table(['slices a slab', *(f'{c} ({len(s)})' for c, s in cells.items())],
                  [(m, *(cell(s, m) for s in cells.values())) for m in names])]
     if nodules := found.get('nodules'):
         out += ['Contrast of added nodules that is kept, chest, 5 → 1 mm:',
-                table(['', *nodules], [(m, *(f'{v[m]:.2f}' for v in nodules.values())) for m in names])]
+                table(['', *nodules], [(m, *(f'{v[m]:.2f}' for v in nodules.values())) for m in names
+                                       if all(m in v for v in nodules.values())])]
     return out + [f'`{r["provenance"]["command"]}`']
 
 def finer():

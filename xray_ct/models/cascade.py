@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from fastcore.basics import patch
 from ..files import InputError
-from ..geometry import Geometry, check_pictures
+from ..geometry import Geometry, check_same_xrays
 from ..diffusion import Diffusion, NoiseSchedule, sample as sampler, seeded_noise, timestep_embedding
 from .. import consistency
 from ..losses import ProjectionLoss
@@ -61,7 +61,7 @@ class StageConfig(HybridConfig):
         for k in ('sample_steps', 'samples'):
             if getattr(self, k) < 1: raise InputError(f'StageConfig: {k}={getattr(self, k)}: at least 1 is needed')
         if self.previous:
-            check_pictures('StageConfig: the stage before',
+            check_same_xrays('StageConfig: the stage before',
                            *(Geometry.from_dict(g) for g in (self.geometry, self.previous['model']['geometry'])))
 
 # %% ../../nbs/44_cascade.ipynb #a530a34a

@@ -13,7 +13,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 from fastcore.basics import patch
 from ..files import InputError
-from ..geometry import check_pictures
+from ..geometry import check_same_xrays
 from ..projector import Geometry, Projector, hu_to_mu
 from ..data.cohort import Cohort, CohortConfig
 from ..precision import training_device
@@ -95,8 +95,8 @@ def _check_norms(c):
     for i, w in enumerate(c.widths):
         grid = [s//c.work_stride >> i for s in Geometry.from_dict(c.geometry).vol_shape]
         if (blocks[i] or not i) and norm_is_degenerate(w, math.prod(grid)):
-            raise InputError(f"{type(c).__name__}: widths[{i}]={w} on a grid of {'×'.join(map(str, grid))} voxels leaves "
-                             'each group of its norm a single value. Give it 16 or more channels, or leave that level out.')
+            raise InputError(f"{type(c).__name__}: widths[{i}]={w} on a grid of {'×'.join(map(str, grid))} voxels gives "
+                             'each group of its norm a single value. Give it 16 or more channels, or drop that level.')
 
 def check_encoder(
     c:XrayConfig,
@@ -105,7 +105,7 @@ def check_encoder(
     h, w = (max(1, s >> c.encoder_levels) for s in Geometry.from_dict(c.geometry).det_shape)
     if norm_is_degenerate(channels := c.encoder_width*min(2**(c.encoder_levels - 1), 4), h*w):
         raise InputError(f'{type(c).__name__}: encoder_width={c.encoder_width} gives {channels} channels on a map of '
-                         'one pixel, so each group of its norm has one value. Give 16 or more, or fewer encoder_levels.')
+                         'one pixel, so each group of its norm has one value. Give 16, or fewer encoder_levels.')
 
 # %% ../../nbs/42_direct.ipynb #e8f83c43
 class XrayModel(SavedModel):
@@ -406,10 +406,10 @@ def begin_with(self:DirectModel,
 )->DirectModel:
     "Take over its weights; those of the coarser voxels are divided among the finer ones."
     a, b = self.config, other.config
-    check_pictures('DirectModel.begin_with: the coarser model', self.geometry, other.geometry)
+    check_same_xrays('DirectModel.begin_with: the coarser model', self.geometry, other.geometry)
     k, r = a.work_stride//b.work_stride, b.work_stride
     if self.coords.shape != other.coords.shape or (k*r, k*b.grown) != (a.work_stride, a.grown):
-        raise InputError(f'DirectModel.begin_with: {other.geometry.vol_shape} with work_stride={r}, grown={b.grown}, here '
+        raise InputError(f'DirectModel.begin_with: {other.geometry.vol_shape} with work_stride={r}, grown={b.grown}; '
                          f'{self.geometry.vol_shape} with {a.work_stride}, {a.grown}. Let both grow as the voxels do')
     theirs = {n: p for n, p in other.named_parameters() if not n.startswith('fine.')}
     known = (a.base != 'none') + bool(a.residual_steps)
@@ -443,6 +443,7 @@ def changes_from(cls:DirectModel, run, before=None, fitted=None)->dict: # as `Sa
 
 # %% ../../nbs/42_direct.ipynb #14135443
 from xray_ct.blocks.layers import ResBlock3d, UNet3d  # old paths, until 0.3
-from xray_ct.metrics import volume_psnr, volume_psnr as psnr
-Stored, alone, measured = SavedModel, norm_is_degenerate, fitted_buffers
+from xray_ct.metrics import volume_psnr, volume_psnr as psnr  # until 0.3
+Stored, alone = SavedModel, norm_is_degenerate
 DirectModel.finer = DirectModel.fine_correction
+measured = fitted_buffers
