@@ -226,8 +226,8 @@ def planes():
     out = ['## Thin slices, taught by the plane',
            'The network that ships, never adapted, on series that taught nothing '
            '([plane](nbs/runs/plane.ipynb)): PSNR in dB and mean absolute error in HU, every method consistent with '
-           'the thick slices. *Equal time*, *thin, slices* and *thin, planes* were all trained for the same few minutes; '
-           '*adapted* went on with the planes of the series itself, *from scratch* saw nothing else.',
+           'the thick slices. *Equal time*, *thin, slices* and *thin, planes* were all trained for the same few '
+           'minutes; *adapted* went on with the planes of the series itself, *from scratch* saw nothing else.',
            table(['slices a slab', *(f'{c} ({len(s)})' for c, s in cells.items())],
                  [(m, *(cell(s, m) for s in cells.values())) for m in names])]
     if nodules := found.get('nodules'):

@@ -95,8 +95,8 @@ def _check_norms(c):
     for i, w in enumerate(c.widths):
         grid = [s//c.work_stride >> i for s in Geometry.from_dict(c.geometry).vol_shape]
         if (blocks[i] or not i) and norm_is_degenerate(w, math.prod(grid)):
-            raise InputError(f"{type(c).__name__}: widths[{i}]={w} on a grid of {'×'.join(map(str, grid))} voxels gives "
-                             'each group of its norm a single value. Give it 16 or more channels, or drop that level.')
+            raise InputError(f"{type(c).__name__}: widths[{i}]={w} on a grid of {'×'.join(map(str, grid))} voxels gives"
+                             ' each group of its norm a single value. Give it 16 or more channels, or drop that level.')
 
 def check_encoder(
     c:XrayConfig,
