@@ -135,18 +135,33 @@ def versus(x): # ours over a peer; ours itself has nothing
     low, high = x['over_it_95']
     return f'{x["over_it"]:+.2f} ({low:+.2f} to {high:+.2f}): {x["ours"]}'
 
+def mean(values): return sum(values)/len(values)
+
+def lost(levels): # of a curve of robustness
+    return '; '.join(f'{"none" if x["level"] is None else format(x["level"], "g")}: {-x["lost"]:+.2f}' for x in levels)
+
 def robustness():
     r = read('robustness')
     if r is None: return []
-    mean = lambda v: sum(v)/len(v)
-    one = lambda x: f'{"none" if x["level"] is None else format(x["level"], "g")}: {-x["lost"]:+.2f}'
-    rows = [(n, '; '.join(map(one, levels))) for n, levels in r['curves'].items()]
+    rows = [(n, lost(levels)) for n, levels in r['curves'].items()]
     rows += [(n, f'{mean(v) - mean(r["as_it_is"]):+.2f}') for n, v in r['controls'].items()]
     return ['## What it survives',
             f'A run of `{r["model"]["kind"]}` ({r["model"]["seconds"]:.0f} s of training, {r["part"]} patients, '
             f'{mean(r["as_it_is"]):.1f} dB inside the body as trained; [robustness](nbs/runs/robustness.ipynb)): '
             'dB lost inside the body when one thing is not what it was told.',
-            table(['', 'level: dB'], rows, '---'), f'`{r["command"]}`']
+            table(['', 'level: dB'], rows, '---'), f'`{r["command"]}`', *taught()]
+
+def taught(): # runs of equal length, with and without the curves of films among their training pictures
+    runs = {k: read(f'robustness_{k}') for k in ('plain', 'curve')}
+    if not all(runs.values()): return []
+    cell = lambda r, way: lost(r['curves'][way])
+    as_it_is = [(f'as it is, dB ({r["model"]["trained"]["epochs"]} epochs)', f'{mean(r["as_it_is"]):.2f}')
+                for r in runs.values()]
+    rows = [(as_it_is[0][0], *(v for _, v in as_it_is))]
+    rows += [(way, *(cell(r, way) for r in runs.values())) for way in runs['curve']['curves']]
+    return ['Of two runs of equal length, one saw pictures with the error of an estimated curve (`curve=1`) in half of '
+            'its items, the other did not:', table(['', 'without', 'with'], rows, '---'),
+            *(f'`{r["command"]}`' for r in runs.values())]
 
 def hybrid():
     r = read('hybrid_64')
@@ -219,9 +234,9 @@ def planes():
     for c, ratios in (('trunk', '23'), ('neck', '23'), ('chest', '5')):
         if real(c): cells |= {f'{c}, {k}': [by[k] for by in real(c)] for k in ratios}
     cells['limbs in the plane, 5'] = real('limbs')
-    mean = lambda series, m, k: sum(s[m][k] for s in series)/len(series)
+    average = lambda series, m, k: mean([s[m][k] for s in series])
     names = list(dict.fromkeys(m for series in cells.values() for s in series for m in s if m != 'truth'))
-    cell = lambda series, m: (f'{mean(series, m, "psnr"):.2f} / {mean(series, m, "mae"):.1f}'
+    cell = lambda series, m: (f'{average(series, m, "psnr"):.2f} / {average(series, m, "mae"):.1f}'
                               if all(m in s for s in series) else '–')
     out = ['## Thin slices, taught by the plane',
            'The network that ships, never adapted, on series that taught nothing '
