@@ -25,7 +25,7 @@ from .response import line_integrals
 from .data.drr import onto_detector
 from .data.drr import overlap  # until 0.3: it was here
 from .data.radiograph import Xray, read_xray, row_letters, view_name, view_tags
-from .models.ensemble import spread_of, spread_page
+from .models.ensemble import intervals_of, spread_page
 from .models.saved import about_weights, load_saved, shipped_folder
 
 # %% ../nbs/70_reconstruct.ipynb #d7e936d8
@@ -411,7 +411,7 @@ def sections(self:Reconstruction, truth=None, scores=None):
     shipped = [Text('The weights', f'`{mark["name"]}`, which come with the package: {mark["made_for"]}. '
                     f'{mark["limits"]}')] if mark else []
     over = looked[:1] if self.check and self.check.level > 1 else []
-    wide = spread_of(self)
+    wide = intervals_of(self).get('spread')
     sure = [Picture('How far it may be off', spread_page(self.volume, wide), wide.meta['source'])] if wide else []
     return [*over, Picture('The reconstruction', self.page(truth, scores), caption), *sure, *shipped,
             Scores('Does it explain the X-rays?', fits, note=note),
@@ -434,7 +434,7 @@ def save(self:Reconstruction, folder, truth=None, overwrite=False):
     truth = None if truth is None else truth.resample_to(self.volume)
     with staged(folder, 'folder', overwrite) as f:
         self.volume.save(f/'ct.nii.gz')
-        if wide := spread_of(self): wide.save(f/'spread.nii.gz')
+        for name, v in intervals_of(self).items(): v.save(f/f'{name}.nii.gz')
         mark = self.metrics.get('weights')
         by = f' by the weights {mark["name"]} of the package' if mark else ''
         described = f'reconstructed from X-rays{by}: synthetic, not for diagnosis'
