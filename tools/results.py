@@ -154,11 +154,9 @@ def robustness():
 def taught(): # runs of equal length, with and without the curves of films among their training pictures
     runs = {k: read(f'robustness_{k}') for k in ('plain', 'curve')}
     if not all(runs.values()): return []
-    cell = lambda r, way: lost(r['curves'][way])
-    as_it_is = [(f'as it is, dB ({r["model"]["trained"]["epochs"]} epochs)', f'{mean(r["as_it_is"]):.2f}')
-                for r in runs.values()]
-    rows = [(as_it_is[0][0], *(v for _, v in as_it_is))]
-    rows += [(way, *(cell(r, way) for r in runs.values())) for way in runs['curve']['curves']]
+    epochs = runs['curve']['model']['trained']['epochs']
+    rows = [(f'as it is, dB ({epochs} epochs)', *(f'{mean(r["as_it_is"]):.2f}' for r in runs.values()))]
+    rows += [(way, *(lost(r['curves'][way]) for r in runs.values())) for way in runs['curve']['curves']]
     return ['Of two runs of equal length, one saw pictures with the error of an estimated curve (`curve=1`) in half of '
             'its items, the other did not:', table(['', 'without', 'with'], rows, '---'),
             *(f'`{r["command"]}`' for r in runs.values())]
