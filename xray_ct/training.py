@@ -20,8 +20,8 @@ from .provenance import provenance
 from .data.items import make_items_on
 from .memory import checkpoint_blocks
 from .memory import vet
-from .precision import (autocast_training, check_precision, choose_passes, choose_precision, seconds_of,
-                               training_device)
+from .precision import (autocast_training, check_precision, choose_passes, choose_precision, gradients_in,
+                               seconds_of, training_device, without_zeros)
 from .models.saved import load_saved, model_class, saved_class
 from .run_config import RunConfig, preset_of
 from .run_config import with_settings  # moved; kept here until 0.3
@@ -229,16 +229,13 @@ def timed_step(
     config:RunConfig,
     model, # the model's config
     device:torch.device,
-): # (precision) → None
+): # (precision) → gradients
     "A training step of a run on inputs without meaning, for `choose_precision`."
     step = dry_run_step(config, model)
-    net = step['model']().to(device).train()
+    net = without_zeros(step['model']().to(device).train())
     inputs = {k: torch.rand(shape, device=device) for k, shape in step['inputs'].items()}
     def once(precision):
-        undo = autocast_training(net) if precision == 'bf16' else lambda: None
-        with torch.device(device): step['loss'](net(**inputs)).backward()
-        net.zero_grad()
-        undo()
+        with torch.device(device): return gradients_in(precision, net, lambda: step['loss'](net(**inputs)))
     return once
 
 def _precision(config, model, run, done):
