@@ -60,10 +60,11 @@ Machine = namedtuple('Machine', 'aten onednn threads')
 # A CPU's flags of /proc/cpuinfo, and what PyTorch's own kernels and oneDNN's may then use.
 aten_needs = dict(default=[], avx2=['avx2', 'fma'], avx512=['avx512f', 'avx512bw', 'avx512vl', 'avx512dq'])
 onednn_needs = dict(AVX2=['avx2'], AVX512_CORE=aten_needs['avx512'],
+                    AVX512_CORE_BF16=[*aten_needs['avx512'], 'avx512_bf16'],
                     AVX512_CORE_AMX=['amx_tile', 'amx_bf16', 'amx_int8'])
 # MKL multiplies PyTorch's matrices, OpenBLAS numpy's
-mkl = dict(AVX2='AVX2', AVX512_CORE='AVX512', AVX512_CORE_AMX='AVX512')
-openblas = dict(AVX2='Haswell', AVX512_CORE='SkylakeX', AVX512_CORE_AMX='SkylakeX')
+mkl = dict(AVX2='AVX2', AVX512_CORE='AVX512', AVX512_CORE_BF16='AVX512', AVX512_CORE_AMX='AVX512')
+openblas = dict(AVX2='Haswell', AVX512_CORE='SkylakeX', AVX512_CORE_BF16='SkylakeX', AVX512_CORE_AMX='SkylakeX')
 
 def cpu_flags():
     try: text = Path('/proc/cpuinfo').read_text()

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['USABLE', 'SIDE', 'WAYS', 'FIT', 'Finding', 'grey_findings', 'blades', 'area_findings', 'cut_sides', 'markers',
-           'text_findings', 'small', 'ranks', 'Bank', 'joined', 'trunk_bank', 'pair_findings', 'same_picture',
-           'symmetry', 'body_width', 'view_findings', 'size_findings', 'known_xrays', 'known_bank', 'Check', 'shrunk',
-           'judge_pictures', 'check_sections', 'save_check']
+           'text_findings', 'small', 'ranks', 'Bank', 'joined', 'trunk_bank', 'pair_findings', 'symmetry', 'body_width',
+           'view_findings', 'size_findings', 'known_xrays', 'known_bank', 'Check', 'shrunk', 'judge_pictures',
+           'check_sections', 'save_check']
 
 # %% ../nbs/67_check.ipynb #5b6dfa6e
 from dataclasses import dataclass, field, replace
@@ -21,7 +21,7 @@ from .files import read_tensors
 from .geometry import Geometry, view_axes
 from .physics import hu_to_mu
 from .volume import Window
-from .one_patient import LIMITS, GRAIN, agreement, body_level, flipped, grain, heights
+from .one_patient import LIMITS, GRAIN, agreement, body_level, flipped, grain, heights, same_picture
 
 # %% ../nbs/67_check.ipynb #57437144
 USABLE = 'usable', 'usable with care', 'not usable'
@@ -244,11 +244,6 @@ def pair_findings(pictures, pixels, g, hidden, placed=True)->tuple: # findings, 
     return out, scores, (z, profiles)
 
 # %% ../nbs/67_check.ipynb #49345679
-def same_picture(a, b): # two (h, w)
-    "True if both are one picture, at any scale."
-    if a.shape != b.shape: return False
-    return float(np.corrcoef(a.ravel()[::7], b.ravel()[::7])[0, 1]) > .9999
-
 def symmetry(picture): # (SIDE, SIDE) of `small`
     "Correlation of a picture with its own mirror image; it is high for frontal pictures."
     shifted = [picture[:, max(0, s):SIDE + min(0, s)] for s in range(-3, 4)]
@@ -262,7 +257,26 @@ def body_width(p, pixel, g, hidden): # mm in the plane of the isocentre
     return float(body[rows].sum(1).mean()*pixel[1]*to_isocentre) if rows.any() else 0.
 
 # limits of fits, which are rank correlations; they were chosen from the table at the end
-FIT = dict(refuse=.35, care=.5, upside_down=(-.12, -.35), on_its_side=-.15, swapped=(0., -.2), negative=.15, twice=-.13)
+FIT = dict(refuse=.35, care=.5, upside_down=(-.12, -.35), on_its_side=-.15, swapped=(0., -.2), negative=.15, twice=-.13,
+           other=(-.1, .05))
+
+# %% ../nbs/67_check.ipynb #70747ddf
+def _swap_findings(pictures, views, own, likes, balance, swapped): # scores of `view_findings` → findings
+    "Is a picture of the other view, or are both one picture?"
+    found = lambda level, text, about='both pictures': [Finding(level, about, 'view', text)]
+    first, second, worst = *(p.lines for p in pictures), int(np.argmin(likes))
+    is_other = likes[worst] < FIT['other'][0]
+    if same_picture(first, second) or same_picture(first, second[:, ::-1]):
+        # a body of revolution looks the same from everywhere; nothing else does
+        sure = min(likes) < FIT['twice'] and max(own) > .7 or min(balance) < .98
+        return found(2 if sure else 1, 'are one picture twice' + f', and it is not {views[worst]}'*sure)
+    if is_other and likes[1 - worst] > FIT['other'][1] and own[worst] - likes[worst] > FIT['care']:
+        return found(2, f'look like {views[1 - worst]}. Give one {views[0]} and one {views[1]} picture')
+    if swapped < FIT['swapped'][0]:
+        return found(2 if swapped < FIT['swapped'][1] else 1,
+                     f'look swapped: the {views[0]} picture looks like {views[1]}, and the other way round')
+    text = f'looks more like {views[1 - worst]} than {views[worst]}'
+    return found(1, text, _name(pictures[worst])) if is_other else []
 
 # %% ../nbs/67_check.ipynb #257e9ca5
 def view_findings(pictures, views, hidden, bank, widths)->tuple: # findings, scores
@@ -287,18 +301,14 @@ def view_findings(pictures, views, hidden, bank, widths)->tuple: # findings, sco
         if g - side < FIT['on_its_side'] and f[v, 'negative'] <= side:
             add(2, _name(p), 'view', 'looks as if it lay on its side. Turn it head up')
     likes = [g - f[o, 'plain'] for f, o, g in zip(fits, views[::-1], own)] # its view rather than the other
-    swapped = sum(likes) + np.subtract(*map(symmetry, little)) + np.log(max(widths[0], 1)/max(widths[1], 1))
-    first, second = (p.lines for p in pictures)
-    if same_picture(first, second) or same_picture(first, second[:, ::-1]):
-        sure = min(likes) < FIT['twice'] and max(own) > .7
-        add(2 if sure else 1, 'both pictures', 'view',
-            'are one picture twice' + f', and it is not {views[int(np.argmin(likes))]}'*sure)
-    elif swapped < FIT['swapped'][0]:
-        add(2 if swapped < FIT['swapped'][1] else 1, 'both pictures', 'view',
-            f'look swapped: the {views[0]} picture looks like {views[1]}, and the other way round')
+    balance = [symmetry(a) for a in little]
+    swapped = sum(likes) + balance[0] - balance[1]
+    # a guessed scale says nothing about the widths
+    if all(p.pixel is not None for p in pictures): swapped += np.log(max(widths[0], 1)/max(widths[1], 1))
+    out += _swap_findings(pictures, views, own, likes, balance, swapped)
     named = lambda f: {f'{v} {w}': round(x, 3) for (v, w), x in f.items()}
     return out, dict(fits=[named(f) for f in fits], upright=float(turned), unswapped=float(swapped),
-                     own_view=[float(x) for x in likes], symmetry=[symmetry(a) for a in little])
+                     own_view=[float(x) for x in likes], symmetry=balance)
 
 # %% ../nbs/67_check.ipynb #34a7395d
 def size_findings(pictures, widths, assumed=())->list:

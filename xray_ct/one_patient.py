@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STEP', 'GAMMAS', 'SCALES', 'FLIPS', 'LIMITS', 'GRAIN', 'body_level', 'masses', 'heights', 'uncut', 'enough',
-           'agreement', 'flipped', 'grain']
+           'agreement', 'flipped', 'same_picture', 'grain']
 
 # %% ../nbs/66_one_patient.ipynb #d7f6708a
 import numpy as np
@@ -136,6 +136,11 @@ def flipped(pictures, pixels, g, hidden, calibrated, placed=True)->dict: # name 
         now = [turn(x, f) for x, f in zip(pictures, change)], pixels, g, [turn(h, f) for h, f in zip(hidden, change)]
         out[name] = agreement(*now, calibrated, placed)['disagreement']
     return out
+
+def same_picture(a, b): # two (h, w)
+    "True if both are one picture, at any scale."
+    if a.shape != b.shape: return False
+    return float(np.corrcoef(a.ravel()[::7], b.ravel()[::7])[0, 1]) > .9999
 
 # %% ../nbs/66_one_patient.ipynb #5f47eb9c
 GRAIN = .02 # line integrals; with more noise, few photons and their side effects change the sums

@@ -162,19 +162,27 @@ def _shape_inside(ds, kind, shape):
     return None if inside.all() else inside
 
 # %% ../../nbs/13_radiograph.ipynb #bd961d3a
+def _goes_on(stored, inside, part): # (h, w) values; bool: no padding; bool: within the collimator by its tags
+    "True if the pixels behind a collimator are as varied as a picture: few X-rays reach the detector there."
+    spread = lambda where: np.subtract(*np.percentile(stored[where][::max(1, where.sum()//100_000)], [90, 10]))
+    behind = inside & ~part
+    return behind.mean() > .001 and spread(behind) > .5*spread(inside & part)
+
 def picture_area(
     ds, # pydicom dataset
-    shape:tuple, # (h, w)
+    stored, # (h, w) pixel values
     padded, # (h, w) bool of `stored_values`, or None
     assumed, # list that gets a sentence for everything guessed
 )->np.ndarray: # (h, w) bool
     "The pixels of the picture; `InputError` if there are none."
-    inside = np.ones(shape, bool) if padded is None else ~padded
+    inside = np.ones(stored.shape, bool) if padded is None else ~padded
     for kind in 'Shutter', 'Collimator':
-        part = _shape_inside(ds, kind, shape)
+        part = _shape_inside(ds, kind, stored.shape)
         if part is None: continue
-        if (part & inside).mean() > .01: inside &= part
-        else: assumed.append(f'{kind}Shape leaves nothing of the picture: not believed')
+        empty = (part & inside).mean() <= .01
+        if not empty and (kind == 'Shutter' or not _goes_on(stored, inside, part)): inside &= part
+        else: assumed.append(f'{kind}Shape {"leaves nothing" if empty else "ends in the middle"} of the picture '
+                             '(are its edges pixels?): not believed')
     if not inside.any():
         raise InputError('is padding throughout (PixelPaddingValue); it is no radiograph. Give the original image')
     hidden = 1 - inside.mean()
@@ -335,7 +343,7 @@ def _read_dicom(path, data, view=None):
     check_lengths(ds, assumed)
     stored, padded = stored_values(ds, path)
     if view is None: view, guessed = named_view(ds, assumed)
-    inside = picture_area(ds, stored.shape, padded, assumed)
+    inside = picture_area(ds, stored, padded, assumed)
     x, calibrated, inside = _grey(ds, stored, padded, inside, assumed)
     letters = list(ds.get('PatientOrientation') or [])
     x, swap = hang(x, letters, view, assumed)

@@ -40,9 +40,10 @@ class PlaneNetConfig(ModelConfig):
 
 # %% ../../nbs/49_plane.ipynb #cd35f9a7
 def fast_bf16()->bool:
-    "True if this CPU has bfloat16 units (AMX), or there is a GPU; other CPUs are slower in it."
-    try: return torch.cuda.is_available() or 'amx_bf16' in Path('/proc/cpuinfo').read_text()
-    except OSError: return False
+    "True if this CPU has bfloat16 instructions (AMX, AVX-512), or there is a GPU; other CPUs are slower in it."
+    try: flags = Path('/proc/cpuinfo').read_text().split()
+    except OSError: flags = []
+    return torch.cuda.is_available() or 'amx_bf16' in flags or 'avx512_bf16' in flags
 
 class ScaledBlock(nn.Module):
     "A residual block that the geometry scales and shifts."
