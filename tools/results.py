@@ -163,7 +163,7 @@ def elsewhere():
             f'{len(r["as_it_is"])} chests, each reconstructed by a network that never saw it '
             f'([elsewhere](nbs/runs/elsewhere.ipynb)): {mean(r["as_it_is"].values()):.1f} dB inside the body from '
             'calibrated pictures, without consistency. Lost if one thing is not as it was told; curves are estimated, '
-            'physical changes are drawn as training would draw them, and these networks were taught none of them.',
+            'physical changes are drawn as training draws them (the stronger half), and no network was taught them.',
             table(['', 'dB lost', 'worst', 'at most 1 dB'], rows), f'`{r["command"]}`']
 
 def taught(): # runs of equal length, with and without the curves of films among their training pictures
