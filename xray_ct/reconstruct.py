@@ -22,7 +22,7 @@ from .consistency import Outside, chosen_lambda, consistent, outside_estimate, r
 from .known import with_known
 from .outside import load_outside
 from .response import line_integrals
-from .data.drr import onto_detector
+from .data.drr import fill_hidden, onto_detector
 from .data.drr import overlap  # until 0.3: it was here
 from .data.radiograph import Xray, read_xray, row_letters, view_name, view_tags
 from .models.ensemble import intervals_of, spread_page
@@ -270,7 +270,8 @@ def _on_model_detector(pictures, pixels, g, model, assumed, seen=None):
         if p.outside is None: continue
         hidden, _ = onto_detector(torch.from_numpy(p.outside)[None], pixels[k], g)
         covered = torch.cat([covered[:k], covered[k:k + 1] & (hidden < 1e-3), covered[k + 1:]])
-    return x + torch.tensor(air, dtype=x.dtype)[:, None, None] if any(air) else x, covered
+    if any(air): x = x + torch.tensor(air, dtype=x.dtype)[:, None, None]
+    return fill_hidden(x, covered), covered
 
 # %% ../nbs/70_reconstruct.ipynb #f1cfee28
 def _mark(weights):

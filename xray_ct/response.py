@@ -10,7 +10,7 @@ __all__ = ['QUANTILES', 'SHADOW', 'KNOTS', 'AIR_GREY', 'TRIED', 'densest', 'resp
 from pathlib import Path
 import numpy as np
 import torch
-from .data.drr import onto_detector
+from .data.drr import fill_hidden, onto_detector
 from .data.radiograph import view_name
 from .physics import hu_to_mu
 from .volume import Window
@@ -105,8 +105,9 @@ def curves_of(
     def bent(x, p):
         curves = [rising(a[c], b[c]) for a, b, c in zip(grey, p, covered)]
         new = np.stack([np.interp(g, *curve) for g, curve in zip(grey, curves)])
-        return curves, np.where(free, new, x).astype(np.float32)
-    x, moved = np.array(first, np.float32), 0.
+        return curves, filled(np.where(free, new, x).astype(np.float32))
+    def filled(a): return fill_hidden(torch.from_numpy(a), torch.from_numpy(covered)).numpy()
+    x, moved = filled(np.array(first, np.float32)), 0.
     for scales in TRIED:
         curves, x = bent(x, projected(x))
         if any(known): continue # the other view fixes the scale

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SETTING_LIMITS', 'LIMITS', 'TO_LPS', 'LIFE', 'MOST', 'body_box', 'around', 'check_settings', 'make_drr', 'overlap',
-           'onto_detector', 'random_affine', 'sample_field', 'beam_lines', 'project_hu', 'whole_grid', 'check_life',
-           'vary_geometry', 'bend_lines', 'lifelike', 'vary_pictures', 'vary_picture']
+           'onto_detector', 'fill_hidden', 'random_affine', 'sample_field', 'beam_lines', 'project_hu', 'whole_grid',
+           'check_life', 'vary_geometry', 'bend_lines', 'lifelike', 'vary_pictures', 'vary_picture']
 
 # %% ../../nbs/14_drr.ipynb #3806997b
 from functools import lru_cache
@@ -122,6 +122,20 @@ def onto_detector(
     R, C = (overlap(n, p, m, t) for n, p, m, t in zip(xrays.shape[-2:], pixel, geometry.det_shape, geometry.pixel))
     covered = (R.sum(1)[:, None]*C.sum(1)[None] > .999).expand(len(xrays), -1, -1)
     return torch.einsum('mh,vhw,nw->vmn', R, xrays.float(), C), covered
+
+def fill_hidden(
+    lines, # (..., h, w) line integrals
+    shown, # (..., h, w) bool: the picture
+)->Tensor: # (..., h, w)
+    "Pixels behind blades or beside the plate repeat the nearest pixel of their row; without one, that of their column."
+    def nearest(there): # (..., n) bool → (..., n) index of the nearest True; any index if there is none
+        n = there.shape[-1]
+        at = torch.arange(n, device=there.device)
+        before = torch.where(there, at, -4*n).cummax(-1).values
+        after = torch.where(there, at, 4*n).flip(-1).cummin(-1).values.flip(-1)
+        return torch.where(at - before <= after - at, before, after).clamp(0, n - 1)
+    rows = lines.gather(-1, nearest(shown))
+    return rows.gather(-2, nearest(shown.any(-1))[..., None].expand_as(rows))
 
 # %% ../../nbs/14_drr.ipynb #88cababb
 TO_LPS = torch.tensor([[0, 0, 1], [0, 1, 0], [-1, 0, 0]], dtype=torch.float64)  # (d, h, w) mm → LPS mm
@@ -277,7 +291,7 @@ def lifelike(
         lines = torch.where(here, lines.amax((-2, -1), keepdim=True), lines)
     if config.blades:
         rows, cols = (_sides(u[..., k:k + 2].unbind(-1), n, config.blades) for k, n in ((12, h), (14, w)))
-        lines = torch.where(often[2] & ~(rows[..., None] & cols[..., None, :]), 0., lines)
+        lines = torch.where(often[2], fill_hidden(lines, rows[..., None] & cols[..., None, :]), lines)
     return lines
 
 # %% ../../nbs/14_drr.ipynb #caa43f76
