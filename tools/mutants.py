@@ -351,7 +351,26 @@ peers = [
     ("self.members[-1].set_extra(m)", "pass", 'ensemble'),
 ]
 
+elsewhere = [ # other machines, pictures of clinics
+    ("short = any(n < k for n, k in zip(x.shape[-len(conv.kernel_size):], conv.kernel_size))", "short = False",
+     'precision'),
+    ("always_call=True, prepend=True)", "always_call=True)", 'precision'),
+    ("return off if off < torch.inf else torch.inf", "return off if off < torch.inf else 0.", 'precision'),
+    ("    torch.manual_seed(0)\n    loss().backward()", "    loss().backward()", 'precision'),
+    ("return voxels.to(self.device, non_blocking=True)[None].flip(mirrored).float()/1000",
+     "return voxels.to(self.device, non_blocking=True)[None].float()/1000", 'items'),
+    ("return torch.where(at - before <= after - at, before, after).clamp(0, n - 1)",
+     "return torch.where(at - before <= after - at, after, before).clamp(0, n - 1)", 'drr'),
+    ("return rows.gather(-2, nearest(shown.any(-1))", "return rows.gather(-2, nearest(shown.all(-1))", 'drr'),
+    ("return fill_hidden(x, covered), covered", "return x, covered", 'reconstruct'),
+    ("return behind.mean() > .001 and spread(behind) > .5*spread(inside & part)", "return False", 'radiograph'),
+    ("return behind.mean() > .001 and spread(behind) > .5*spread(inside & part)", "return True", 'radiograph'),
+    ("or min(balance) < .98", "or True", 'check'),
+    ("if is_other and likes[1 - worst] > FIT['other'][1] and", "if False and", 'check'),
+]
+
 families = dict(geometry=geometry, projector=projector, physics=physics, drr=drr, phantom=phantom, diffusion=diffusion,
                 consistency=consistency, metrics=metrics, losses=losses, memory=memory, figures=figures,
                 evidence=evidence, blocks=blocks, ranks=ranks, files=files, acquisition=acquisition,
-                slices=slices, command_line=command_line, training=training, peers=peers)
+                slices=slices, command_line=command_line, training=training, peers=peers,
+                elsewhere=elsewhere)
