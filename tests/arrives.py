@@ -169,6 +169,7 @@ def command_tables(top):
         'force': ('--force', 'reconstruct.refuse', False),
         'known_slices': (f'--known-slices {cts}', 'reconstruct.known_slices', cts),
         'prior': (f'--prior {ct}', 'reconstruct.prior', ct),
+        'magnification': ('--magnification estimated', 'reconstruct.magnification', 'estimated'),
         'model': own_file, 'overwrite': (again, 'save.folder', staged_earlier)})
     usable = lambda *a, **kw: importlib.import_module('xray_ct.check').Check([], [])
     spies = dict(cli_check__check_pictures=usable, check__save_check=None)
