@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['about', 'app', 'state', 'no_memory', 'interrupted', 'no_space', 'rooms', 'moved', 'option', 'argument', 'Folder',
            'Overwrite', 'Series', 'Consistency', 'Weights', 'OwnModel', 'GeometryFile', 'KnownSlices', 'Prior',
-           'Magnification', 'SliceMethod', 'Autoencoder', 'AdaptMinutes', 'go_on', 'common', 'warn', 'explain', 'main',
+           'SizesBy', 'SliceMethod', 'Autoencoder', 'AdaptMinutes', 'go_on', 'common', 'warn', 'explain', 'main',
            'check_places', 'check_at_least', 'check_choice', 'key_values', 'drr', 'reconstruct', 'interpolate', 'score',
            'list_models']
 
@@ -233,7 +233,7 @@ KnownSlices = Annotated[Optional[Path], option(metavar='DIR', help=(
     'Folder of 1 to 20 real CT slices (DICOM) in the frame of reference of geometry.json.'))]
 Prior = Annotated[Optional[Path], option(metavar='CT', help=(
     'An older or coarser CT of the patient; it is laid onto the prediction.'))]
-Magnification = Annotated[str, option(help=(
+SizesBy = Annotated[str, option(help=(
     'told: sizes by geometry.json or tags; estimated: by the agreement of the pictures with each other and with the '
     'volume, which takes another energy or scatter for another size; auto: told, and where no file tells a size, the '
     'views are matched to each other.'))]
@@ -251,7 +251,7 @@ def reconstruct(
     truth: Annotated[Optional[Path], option(help='The true CT, if available: adds scores.')] = None,
     known_slices: KnownSlices = None,
     prior: Prior = None,
-    magnification: Magnification = 'auto',
+    magnification: SizesBy = 'auto',
     consistency: Consistency = True,
     force: Annotated[bool, option('--force', help=(
         'Continue although `xray_ct check` finds the pictures not usable; the result says so.'))] = False,
@@ -260,14 +260,12 @@ def reconstruct(
     "Reconstruct a CT volume from two X-rays. It is an estimate, not a measurement: not for diagnosis."
     from xray_ct.files import staged
     check_places(out, [ap, lat, weights, geometry, truth, known_slices, prior], 'ct.nii.gz', overwrite)
-    check_choice('--magnification', magnification, ('auto', 'told', 'estimated'))
     with staged(out, 'folder', overwrite) as folder:
         from xray_ct.data.dicom import read_ct
         from xray_ct.models.saved import use_file
         from xray_ct.reconstruct import reconstruct
         if model: use_file(model)
-        beside = ap.parent/'geometry.json'
-        if geometry is None and beside.is_file(): geometry = beside
+        if geometry is None and (ap.parent/'geometry.json').is_file(): geometry = ap.parent/'geometry.json'
         go_on()
         true = None if truth is None else read_ct(truth)
         r = reconstruct([ap, lat], weights, geometry, consistency, refuse=not force, known_slices=known_slices,
