@@ -125,14 +125,16 @@ def _check_finite(predicted, weights):
                          'its weights or xray_scale in its config.json are damaged. Train again')
 
 # %% ../nbs/71_reconstruct.ipynb #e2b71964
-def _outside_of(weights, g, body, device):
+def _outside_of(weights, g, body, device, assumed):
     "Function of (x, covered): what the run expects outside its field (None where it knows nothing), the rays to use."
+    note = 'what lies outside the field is predicted from the X-rays, by the patients of the training'
     known = load_outside(weights) if isinstance(weights, (str, Path)) else None
+    if known: assumed.append(note)
     inner = inside_field(g, body).to(device) if known is None and body is not None else True
     def outside(x, covered):
         if known is None: return None, covered.to(device) & inner
         return Outside(*(t.to(device) for t in known(x[None].cpu()))), covered.to(device)
-    return outside, known is not None
+    return outside
 
 # %% ../nbs/71_reconstruct.ipynb #d7cfb284
 def _corrected(predicted, x, model, mask, outside, kev, off, weights, **kw):
@@ -179,6 +181,20 @@ def _sized(way, pictures, pixels, g, model, weights, kev, outside, told, assumed
     assumed += size_sentences(m, pictures, used)
     return scaled(np.log(used)) if used else pixels, dict(factors=m.factors, low=m.low, high=m.high, used=used)
 
+def _placed(xrays, model, weights, geometry, body, kev, way):
+    "Pictures in the model's order, their pixels and geometry, what was assumed, `known_xrays`, `_outside_of`, sizes."
+    if way not in MAGNIFICATION:
+        raise InputError(f'magnification {way!r}: unknown. Choose from {", ".join(MAGNIFICATION)}')
+    own = Geometry.from_dict(model.config.geometry)
+    pictures = order_by_view(read_pictures(xrays, geometry), model.geometry.views, own.mode)
+    g, pixels, assumed = place(pictures, own, geometry)
+    model.set_geometry(g)
+    seen = known_xrays(model)
+    outside = _outside_of(weights, g, body, next(model.parameters()).device, assumed)
+    told = [True]*len(pictures) if isinstance(xrays, Tensor) else told_sizes(pictures, geometry)
+    pixels, sizes = _sized(way, pictures, pixels, g, model, weights, kev, outside, told, assumed, seen)
+    return pictures, pixels, g, assumed, seen, outside, sizes
+
 # %% ../nbs/71_reconstruct.ipynb #0a06112d
 @torch.no_grad()
 def reconstruct(
@@ -195,24 +211,16 @@ def reconstruct(
     **kw # for `consistent`
 ) -> Reconstruction:
     "From pictures to a `Volume`."
-    if magnification not in MAGNIFICATION:
-        raise InputError(f'magnification {magnification!r}: unknown. Choose from {", ".join(MAGNIFICATION)}')
     start = time.perf_counter()
     weights = shipped_folder('chest') if weights is None else weights
     model = load_model(weights) if isinstance(weights, (str, Path)) else weights
-    own = Geometry.from_dict(model.config.geometry)
-    pictures = order_by_view(read_pictures(xrays, geometry), model.geometry.views, own.mode)
-    g, pixels, assumed = place(pictures, own, geometry)
-    model.set_geometry(g)
-    kev, seen, device = kev or model.config.kev, known_xrays(model), next(model.parameters()).device
-    body = body or (_body(geometry) if isinstance(geometry, (str, Path)) else None)
-    outside_of, knows = _outside_of(weights, g, body, device)
-    told = [True]*len(pictures) if isinstance(xrays, Tensor) else told_sizes(pictures, geometry)
-    pixels, size = _sized(magnification, pictures, pixels, g, model, weights, kev, outside_of, told, assumed, seen)
+    kev, body = kev or model.config.kev, body or (_body(geometry) if isinstance(geometry, (str, Path)) else None)
+    pictures, pixels, g, assumed, seen, outside_of, sizes = _placed(xrays, model, weights, geometry, body, kev,
+                                                                    magnification)
     check = judge_pictures(pictures, pixels, g, known_bank(model, seen), assumed, geometry is not None)
     if refuse and check.level > 1: raise InputError(f'{check.reasons[0]}. {FORCE}')
     x, covered = _on_model_detector(pictures, pixels, g, model, assumed, seen)
-    x = x.to(device)
+    x = x.to(next(model.parameters()).device)
     predicted = _predicted(model, x, weights)
     affine = centered_affine(g.vol_shape, g.spacing, g.isocenter)
     volume = lambda hu: Volume(hu[0, 0].float().cpu().numpy(), affine=affine, meta=_about(g, weights, check.verdict))
@@ -220,11 +228,10 @@ def reconstruct(
     predicted, known = with_known(predicted, volume(predicted), known_slices, prior,
                                   (source or {}).get('FrameOfReferenceUID', ''), geometry is not None, told_of)
     outside, mask = outside_of(x, covered)
-    if knows: assumed.append('what lies outside the field is predicted from the X-rays, by the patients of the training')
     off = 'off' if not consistency else '' if all(p.calibrated for p in pictures) else UNCALIBRATED
     final, found = _corrected(predicted, x, model, mask, outside, kev, off, weights, known=known, **kw)
-    metrics = dict(found, assumed=assumed, magnification=size, known=told_of, rays_used=mask.float().mean().item(), check=check.to_dict(),
-                   **_mark(weights), seconds=round(time.perf_counter() - start, 3))
+    metrics = dict(found, assumed=assumed, magnification=sizes, known=told_of, rays_used=mask.float().mean().item(),
+                   check=check.to_dict(), **_mark(weights), seconds=round(time.perf_counter() - start, 3))
     return Reconstruction(volume(final), volume(predicted), x.cpu(), g, metrics, model, source, check)
 
 # %% ../nbs/71_reconstruct.ipynb #d26f3513
