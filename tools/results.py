@@ -8,6 +8,7 @@
 No number is typed here: each comes from a file that a run wrote, beside its command, versions and hardware.
 """
 import json, re, sys
+from math import log, sqrt
 from pathlib import Path
 
 root = Path(__file__).resolve().parent.parent
@@ -187,7 +188,16 @@ def elsewhere():
             f'([elsewhere](nbs/runs/elsewhere.ipynb)): {mean(r["as_it_is"].values()):.1f} dB inside the body from '
             'calibrated pictures, without consistency. Lost if one thing is not as it was told; curves are estimated, '
             'physical changes are drawn as training draws them (the stronger half), and no network was taught them.',
-            table(['', 'dB lost', 'worst', 'at most 1 dB'], rows), f'`{r["command"]}`']
+            table(['', 'dB lost', 'worst', 'at most 1 dB'], rows), *sizes_and_slices(r), f'`{r["command"]}`']
+
+def sizes_and_slices(r): # what the pictures say of their own size, and what real slices give
+    if not (right := r.get('factors', {}).get('right distances, estimated')): return []
+    off = [(log(a*b)/2, log(a/b)) for a, b in right.values()]
+    common, apart = (sqrt(mean([o[k]**2 for o in off])) for k in (0, 1))
+    gains = ', '.join(f'{mean(v.values()):+.2f}' for v in r['slices'].values())
+    return [f'Where the distances were right, their estimate is off by {common:.1%} (root mean square; '
+            f'{max(abs(o[0]) for o in off):.1%} at worst), the ratio of the two views by {apart:.1%}.',
+            f'One to {len(r["slices"])} real slices of the patient give {gains} dB.']
 
 def taught(): # runs of equal length, with and without the curves of films among their training pictures
     runs = {k: read(f'robustness_{k}') for k in ('plain', 'curve')}
