@@ -300,7 +300,7 @@ bases = dict(   # kind → fields of its smallest sensible config
 xray = {   # field → its other value, and what else must be said for it to matter
     'geometry': (geometry(sid=400.).to_dict(), {}), 'encoder_width': (16, {}), 'encoder_levels': (3, {}),
     'encoder_blocks': (2, {}), 'vit_layers': (1, {}), 'lift_channels': (6, {}), 'work_stride': (1, {}),
-    'base': ('mean', {}), 'residual_steps': (3, {}), 'residual_lambda': (.3, {}),
+    'base': ('mean', {}), 'residual_steps': (3, {}), 'residual_lambda': (.3, {}), 'expect_outside': (False, {}),
     'xray_offset': (1., {}), 'xray_scale': (1., {}), 'kev': (80., {}), 'use_physics_loss': (True, {})}
 implicit = dict(architecture='implicit', width=8)
 fine = {'fine': (4, {}), 'fine_layers': (1, dict(fine=4)), 'slab': (8, dict(fine=4)), 'grown': (2, {})}
@@ -363,7 +363,8 @@ def model_of(kind, config):
     if base == 'none': return model
     g = root.geometry
     x, y = 3 + randn('x', 3, len(g.views), *g.det_shape), .3*randn('y', 3, 1, *g.vol_shape)
-    root.set_base(y[0] if base == 'mean' else Ridge.fit(x, y, lam=.1, stride=root.config.work_stride))
+    beyond = .2*randn('beyond', 3, len(g.views), 8, 8)
+    root.set_base(y[0] if base == 'mean' else Ridge.fit(x, y, lam=.1, stride=root.config.work_stride, beyond=beyond))
     return model
 
 def batch_of(kind, model):

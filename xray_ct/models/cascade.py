@@ -21,6 +21,7 @@ from ..diffusion import Diffusion, NoiseSchedule, sample as sampler, seeded_nois
 from .. import consistency
 from ..losses import ProjectionLoss
 from ..blocks.layers import shuffle3d, unshuffle3d, zeroed
+from .base import inside
 from .direct import DirectModel
 from .hybrid import HybridConfig, HybridModel
 from .saved import models
@@ -187,11 +188,13 @@ def condition(self:UnifiedCascadeStage,
     xrays, # (B, V, h, w) line integrals
     base,  # (B, 1, D, H, W) model space
     level, # (B,) standard deviation of the noise on the base's coarse volume
+    case=None, # of the ridge's training cases
 )->Condition:
     "Everything that is constant while a sample is drawn."
-    f = self.read(xrays)
+    seen = inside(self, xrays, case)
+    f = self.read(seen)
     vector = self.pool(f.pooled) + self.noisy(level[:, None]/max(self.config.augment, 1e-6))
-    return Condition(self.inputs(xrays, base, f), vector, f.tokens, base)
+    return Condition(self.inputs(seen, base, f), vector, f.tokens, base)
 
 # %% ../../nbs/44_cascade.ipynb #c6ae26f3
 @patch
@@ -217,7 +220,7 @@ def terms(self:UnifiedCascadeStage, xrays, case, target)->Denoised:
     x_0, noise = (target - base)/self.residual_std, torch.randn_like(target)
     t = ((torch.randperm(B) + torch.rand(B))/B*T).long().clamp(max=T - 1).to(target.device)
     x_t = self.diffusion.q_sample(x_0, t, noise)
-    out = self.denoise(x_t, t, self.condition(xrays, base, level))
+    out = self.denoise(x_t, t, self.condition(xrays, base, level, case))
     loss = self.diffusion.loss(out, x_0, noise, t)
     if self.config.joint and isinstance(self.previous, UnifiedCascadeStage):
         low = F.interpolate(target, size=self.previous.geometry.vol_shape, mode='area')
@@ -243,10 +246,11 @@ def sample(self:UnifiedCascadeStage,
     if c.previous:
         noise = seeded_noise((1, *self.previous.geometry.vol_shape), [(i, k, 1) for i in seeds], xrays.device)
         base = base + self._up(noise*c.level)
-    known = self.condition(xrays, base, level)
+    known = self.condition(xrays, base, level, case)
     constrain = None
     if c.consistent_steps:
-        constrain = consistency.data_consistency(xrays, self.projector, base, s, steps=c.consistent_steps)
+        seen = inside(self, xrays, case)
+        constrain = consistency.data_consistency(seen, self.projector, base, s, steps=c.consistent_steps)
     x_T = seeded_noise((1, *self.geometry.vol_shape), [(i, k, 0) for i in seeds], xrays.device)
     x_0 = sampler(lambda x, t: self.denoise(x, t, known), x_T, self.diffusion, steps, c.eta,
                   clip=((-1 - base)/s, (1 - base)/s), constrain=constrain, seeds=seeds, progress=progress)

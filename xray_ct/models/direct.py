@@ -24,7 +24,7 @@ from ..blocks.cnn import FusionStage
 from ..consistency import cg_correction
 from ..blocks.layers import (
     coordinates, enlarge, norm3d, norm_is_degenerate, refine_cells, shuffle3d, unshuffle3d, zeroed)
-from .base import ROWS, Ridge, fit_base, measure_floors
+from .base import ROWS, Ridge, fit_base, inside, measure_floors
 from .saved import ModelConfig, SavedModel, backbones
 
 # %% ../../nbs/42_direct.ipynb #c042f5f9
@@ -40,6 +40,7 @@ class XrayConfig(ModelConfig):
     base: str = 'ridge'                  # 'none', 'mean' or 'ridge': what the output corrects
     residual_steps: int = 6              # conjugate-gradient steps for the lifted residual; 0 leaves that input out
     residual_lambda: float = 0.03        # relative to the mean diagonal of AAᵀ
+    expect_outside: bool = True          # leave out what the ridge base expects outside the field (full X-rays)
     use_physics_loss: bool = False       # training adds the projection loss
     xray_offset: float = 3.              # line integrals enter as (y - offset)/scale, the same for every picture
     xray_scale: float = 2.
@@ -158,8 +159,7 @@ class DirectModel(XrayModel):
             if extra and getattr(c, k) != none:
                 raise InputError(f'{type(self).__name__}: {k}={getattr(c, k)} belongs to a model that gives its volume '
                                  f'at once, and this one denoises step by step. Leave it {none}.')
-        # channels are reduced in 2-D, before lifting
-        self.reduce = nn.Conv2d(c.encoder_width, c.lift_channels, 1)
+        self.reduce = nn.Conv2d(c.encoder_width, c.lift_channels, 1) # in 2-D, before lifting
         guides = (c.base != 'none') + bool(c.residual_steps)
         ni = c.lift_channels*len(g.views) + c.use_depth_lifting*(len(g.views) + 3) + cells*guides
         self.backbone = backbones[c.backbone](ni + extra, c, cond)
@@ -218,7 +218,7 @@ def base_volume(self:XrayModel, xrays, case=None)->Tensor: # (B, 1, D, H, W) mod
 @patch
 @torch.no_grad()
 def lifted_residual(self:XrayModel,
-    xrays, # (B, V, h, w) line integrals
+    xrays, # (B, V, h, w) line integrals of the field
     base,  # (B, 1, D, H, W) model space
 )->Tensor: # (B, 1, D, H, W), in units of 100 HU
     "Aᵀ(AAᵀ+λI)⁻¹(y − A·base) by a few steps of conjugate gradients."
@@ -280,8 +280,9 @@ def forward(self:DirectModel,
     case:Tensor=None,  # (B,) index among the ridge's training cases, −1: not one of them
 )->Tensor: # (B, 1, D, H, W) model space, HU/1000
     "Base plus correction."
-    features, base = self.read(xrays), self.base_volume(xrays, case)
-    x = self.inputs(xrays, base, features)
+    seen, base = inside(self, xrays, case), self.base_volume(xrays, case)
+    features = self.read(seen)
+    x = self.inputs(seen, base, features)
     h = F.silu(self.norm(self.backbone(x, tokens=features.tokens)))
     volume = base + self.correction(h)
     return volume if self.fine is None else volume + self.fine_correction(x, features, base, h, volume)
@@ -309,7 +310,7 @@ def explain(self:XrayModel,
     xrays:Tensor, # (B, V, h, w) line integrals
 ): # prediction (B, 1, D, H, W), features (B, V, C, h', w'), depth as below or None
     "A prediction with the internal results that figures show."
-    return self(xrays), self.read(xrays).pyramid[0], None
+    return self(xrays), self.read(inside(self, xrays)).pyramid[0], None
 
 @patch
 @torch.no_grad()
@@ -318,7 +319,7 @@ def explain(self:DirectModel,
 ): # prediction (B, 1, D, H, W), features (B, V, C, h', w'), {'weights': (V, n) or (V, n, h', w')} of the first item
     "A prediction with the internal results that figures show."
     c = self.config
-    f = self.read(xrays).pyramid[0]
+    f = self.read(inside(self, xrays)).pyramid[0]
     n = self.lift.vol_shape[1]
     if c.use_depth_priors and c.use_depth_lifting:
         weights = ResolutionDepthPriors(n).to(f.device)(self.mix(f[0]).float())

@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from ..files import InputError
 from ..projector import Geometry
 from ..blocks.cnn import FusionStage, enlarged
+from .base import inside
 from .direct import XrayConfig, XrayModel
 from .saved import from_preset
 
@@ -112,10 +113,12 @@ def set_geometry(self:ProgressiveModel, g)->ProgressiveModel:
 def corrections(self:ProgressiveModel,
     xrays, # (B, V, h, w) line integrals
     base,  # (B, 1, D, H, W) model space
+    case=None, # as for the prediction
 )->list: # of (B, 1, D', H', W'), one a stage, each the previous one up-sampled and corrected
     "r_0, r_1, …"
-    c, f, before, found = self.config, self.read(xrays).pyramid[0], [], []
-    known = [base]*(c.base != 'none') + ([self.lifted_residual(xrays, base)] if c.residual_steps else [])
+    c, seen, before, found = self.config, inside(self, xrays, case), [], []
+    f = self.read(seen).pyramid[0]
+    known = [base]*(c.base != 'none') + ([self.lifted_residual(seen, base)] if c.residual_steps else [])
     for i, (stage, shape) in enumerate(zip(self.stages, c.shapes)):
         r, *h = stage(f, before, self.guides(base, known, shape), c.slab, last=i == len(c.shapes) - 1)
         found.append(r + enlarged(found[-1], 2, 0, shape[0]) if found else r)
@@ -130,7 +133,7 @@ def forward(self:ProgressiveModel,
 )->Tensor: # (B, 1, D, H, W) model space, HU/1000
     "Base plus correction."
     base = self.base_volume(xrays, case)
-    *coarse, r = self.corrections(xrays, base)
+    *coarse, r = self.corrections(xrays, base, case)
     if target is not None and coarse and self.config.supervision:
         pooled = [F.adaptive_avg_pool3d(target - base, x.shape[2:]) for x in coarse]
         self.penalty = self.config.supervision*sum((x - y).abs().mean() for x, y in zip(coarse, pooled))/len(coarse)
