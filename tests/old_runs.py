@@ -60,7 +60,7 @@ old_paths = {  # names that 0.1.0 and 0.2.0 had elsewhere, importable there unti
         Penalty Reseed RunConfig SaveBest Schedule Score State Stop averaged build cohorts criterion fit
         fit_base learner learning_rate live_line measure_floors model_config model_page models older preset_of
         presets psnr read_state rehearsal save_state shift stage_before tracker tune_allocator with_settings""",
-    'reconstruct': 'onto_detector overlap',
+    'reconstruct': 'onto_detector overlap OTHER_SIDE distances order_by_view place',
     'volume': """
         DTYPES NIFTI NOT_HU centered_affine check_header check_packed hu_doubts nifti_header read_nifti to_canonical"""}
 

@@ -24,7 +24,7 @@ from .consistency import Outside, chosen_lambda, consistent, outside_estimate, r
 from .known import with_known
 from .outside import load_outside
 from .response import line_integrals
-from .data.drr import overlap  # until 0.3: it was here
+from .data.drr import onto_detector, overlap  # until 0.3: they were here
 from .data.radiograph import Xray, read_xray
 from .models.ensemble import intervals_of, spread_page
 from .models.saved import about_weights, load_saved, shipped_folder
