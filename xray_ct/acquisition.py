@@ -204,7 +204,7 @@ def lowest(
     "Walk downhill from 0; the vertex of the parabola through the lowest point and its neighbours."
     seen = {k: f(k*step) for k in (0, -1, 1)}
     while True:
-        at = min(seen, key=seen.get)
+        at = min(seen, key=lambda k: seen[k])
         beside = [k for k in (at - 1, at + 1) if k not in seen]
         if not beside: break
         if abs(at*step) >= widest: return 0., 0.
@@ -218,8 +218,8 @@ def lowest(
 class Magnification:
     "Factors on the pixel sizes that were told or assumed."
     factors: tuple # one per view
-    low: float = None # smallest and largest common factor that explain the pictures nearly as well as the best;
-    high: float = None # None where only the ratio of the views was looked for
+    low: float | None = None # smallest and largest common factor that explain the pictures nearly as well as the best;
+    high: float | None = None # None where only the ratio of the views was looked for
 
     @property
     def common(self): return float(np.exp(np.mean(np.log(self.factors))))
@@ -274,7 +274,7 @@ def size_sentences(
         out.append(f'the pictures contradict each other in size by {m.apart:.1%}: a distance or a pixel size that was '
                    'told is wrong. magnification=estimated would correct it')
     if taken: out.append(f'magnification estimated: lengths are {m.common:.2f} times those told or assumed{span}')
-    elif span and not m.low <= 1 <= m.high:
+    elif m.low is not None and m.high is not None and not m.low <= 1 <= m.high:
         out.append(f'lengths would have to be {m.common:.2f} times those told or assumed{span}: a distance, a pixel '
                    'size, the energy or scatter is not as told. magnification=estimated takes it for the size')
     return out

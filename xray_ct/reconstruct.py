@@ -182,7 +182,7 @@ def _sized(way, pictures, pixels, g, model, weights, kev, outside, told, assumed
     return scaled(np.log(used)) if used else pixels, dict(factors=m.factors, low=m.low, high=m.high, used=used)
 
 def _placed(xrays, model, weights, geometry, body, kev, way):
-    "Pictures in the model's order, their pixels and geometry, what was assumed, `known_xrays`, `_outside_of`, sizes."
+    "Pictures in order, pixels (used, judged), geometry, what was assumed, `known_xrays`, `_outside_of`, sizes."
     if way not in MAGNIFICATION:
         raise InputError(f'magnification {way!r}: unknown. Choose from {", ".join(MAGNIFICATION)}')
     own = Geometry.from_dict(model.config.geometry)
@@ -192,8 +192,9 @@ def _placed(xrays, model, weights, geometry, body, kev, way):
     seen = known_xrays(model)
     outside = _outside_of(weights, g, body, next(model.parameters()).device, assumed)
     told = [True]*len(pictures) if isinstance(xrays, Tensor) else told_sizes(pictures, geometry)
-    pixels, sizes = _sized(way, pictures, pixels, g, model, weights, kev, outside, told, assumed, seen)
-    return pictures, pixels, g, assumed, seen, outside, sizes
+    sized, sizes = _sized(way, pictures, pixels, g, model, weights, kev, outside, told, assumed, seen)
+    judged = sized if way == 'estimated' else pixels # else as `xray_ct check` judges them
+    return pictures, (sized, judged), g, assumed, seen, outside, sizes
 
 # %% ../nbs/71_reconstruct.ipynb #0a06112d
 @torch.no_grad()
@@ -215,9 +216,9 @@ def reconstruct(
     weights = shipped_folder('chest') if weights is None else weights
     model = load_model(weights) if isinstance(weights, (str, Path)) else weights
     kev, body = kev or model.config.kev, body or (_body(geometry) if isinstance(geometry, (str, Path)) else None)
-    pictures, pixels, g, assumed, seen, outside_of, sizes = _placed(xrays, model, weights, geometry, body, kev,
-                                                                    magnification)
-    check = judge_pictures(pictures, pixels, g, known_bank(model, seen), assumed, geometry is not None)
+    pictures, (pixels, judged), g, assumed, seen, outside_of, sizes = _placed(xrays, model, weights, geometry, body,
+                                                                              kev, magnification)
+    check = judge_pictures(pictures, judged, g, known_bank(model, seen), assumed, geometry is not None)
     if refuse and check.level > 1: raise InputError(f'{check.reasons[0]}. {FORCE}')
     x, covered = _on_model_detector(pictures, pixels, g, model, assumed, seen)
     x = x.to(next(model.parameters()).device)

@@ -324,7 +324,7 @@ def fit_base(
     if model.config.base == 'mean': model.set_base(mean)
     c = model.config
     if c.base == 'ridge':
-        kw = dict(outside=c.expect_outside) | kw
+        kw = dict(outside=getattr(c, 'expect_outside', False)) | kw
         model.set_base(fit_ridge(cohort, base_cases, c.work_stride, **kw))
     return mean
 
