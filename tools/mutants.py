@@ -97,7 +97,7 @@ consistency = [
     ("a = projector(hu_to_mu(hu, kev))", "a = projector(hu_to_mu(hu))"),
     ("_nrmse(projector(hu_to_mu(h, kev)) + beyond(h), xrays, keep)",
      "_nrmse(projector(hu_to_mu(h, kev)) + beyond(h), xrays, torch.ones_like(keep))"),
-    ("weight = (mu/attenuation(kev)[0]).clamp(floor, 1)*free", "weight = (mu/attenuation(kev)[0]).clamp(.1, 1)*free"),
+    ("weight = error_weight(hu, floor)*free", "weight = error_weight(hu, .1)*free"),
     ("square()/error_hu**2", "square()/100.**2"),
     ("tau = error_hu/1000*attenuation(kev)[0]", "tau = error_hu/1000*attenuation(60.)[0]"),
     ("relative_lambda/left, steps", "relative_lambda, steps"),
