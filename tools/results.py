@@ -152,6 +152,27 @@ def robustness():
             'dB lost inside the body when one thing is not what it was told.',
             table(['', 'level: dB'], rows, '---'), f'`{r["command"]}`', *taught()]
 
+def ensemble():
+    r = read('ensemble')
+    if r is None: return []
+    once, turns, v = r['coverage'], r['in_turns'], r['values']['C17']
+    value = lambda n: v[n]['mean']
+    gain = next(v[n] for n in v if n.endswith('over one, inside the body, dB'))
+    n = len(r['seeds'])
+    rows = [(k, *(f'{c[k]:.1%}' if k in c else '–' for c in (once, r['coverage_after_consistency'], turns['coverage'],
+                                                             turns['coverage_after_consistency']))) for k in once]
+    return ['## How sure it is',
+            f'{n} networks that differ by their seed ({r["steps"]} steps each, {r["size"]}³ voxels of {r["spacing"]:g} '
+            f'mm, `{r["xrays"]}` X-rays; [five seeds](nbs/runs/ensemble.ipynb)), test patients, inside the body: one '
+            f'{value("one network, inside the body, dB"):.2f} dB, their mean {gain["mean"]:+.2f} dB '
+            f'({min(gain["values"]):+.2f} to {max(gain["values"]):+.2f}), consistent '
+            f'{value(f"mean of {n}, consistent, inside the body, dB"):.2f} dB. Share of the voxels inside the body '
+            f'that lie in their {r["level"]:.0%} intervals. *Test*: intervals fitted on the validation patients. '
+            f'*In turns*: {turns["patients"]} patients held back from training, each by what the others gave.',
+            table(['', 'test', 'test, consistent', 'in turns', 'in turns, consistent'], rows),
+            f'Rank correlation (Spearman) of scale and error {r["spearman"]:.2f}, in turns {turns["spearman"]:.2f}. '
+            f'Half an interval is {r["half_interval_hu"]:.0f} HU on average.', f'`{r["command"]}`']
+
 def chest():
     r = read('chest')
     if r is None: return []
@@ -334,7 +355,7 @@ def results():
              'the hardware and the spread over patients. PSNR is over a range of 2000 HU, in three dimensions, '
              'averaged over patients. The training data cannot be redistributed; `xray_ct train` makes the same tables '
              'from any folder of CTs.']
-    for part in (direct, evidence, peers, robustness, chest, elsewhere, hybrid, cascade, progressive, finer, slices,
+    for part in (direct, evidence, peers, ensemble, robustness, chest, elsewhere, hybrid, cascade, progressive, finer, slices,
                  planes, benchmark, claims, not_shown): parts += part()
     return '\n\n'.join(parts) + '\n'
 

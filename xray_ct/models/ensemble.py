@@ -101,15 +101,22 @@ def fit_factors(
     mask:Tensor,    # the same, bool: the voxels that count
     level:float=.9, # share of the voxels that intervals shall contain
     few:int=100,    # a kind with fewer voxels takes the common factor of all kinds
+    rounds:int=3,   # over the kinds
 )->Tensor: # (len(TISSUE_KINDS),) q of each kind
-    "Fit the factors by which intervals must exceed the scale, for voxels that are of each kind."
-    patient = torch.arange(len(truth), device=truth.device).view(-1, 1, 1, 1, 1).expand_as(truth)
-    kind = tissue_kind(truth)
-    ratio = (truth.clamp(-1000, 1000) - centre.clamp(-1000, 1000)).abs()/scale
-    q = lambda some: equal_say_quantile(ratio[some], patient[some], level)
-    whole = q(mask)
-    of = [mask & (kind == c) for c in range(len(TISSUE_KINDS))]
-    return torch.tensor([q(some) if some.sum() >= few else whole for some in of])
+    "The smallest factors with which the intervals hold a share `level` of the voxels of each kind."
+    patient = torch.arange(len(truth), device=truth.device).view(-1, 1, 1, 1, 1).expand_as(truth)[mask]
+    v, c, s = truth.clamp(-1000, 1000)[mask], centre.clamp(-1000, 1000)[mask], scale[mask]
+    ratio, kind = (v - c).abs()/s, tissue_kind(truth)[mask]
+    q = lambda need, some: equal_say_quantile(need, patient[some], level)
+    whole = q(ratio, slice(None))
+    many = {k: some for k in range(len(TISSUE_KINDS)) if (some := kind == k).sum() >= few}
+    factors = torch.tensor([q(ratio[many[k]], many[k]) if k in many else whole for k in range(len(TISSUE_KINDS))])
+    for _ in range(rounds):
+        for k, some in many.items(): # what the parts of other kinds hold needs no part of its own
+            others = factors.where(torch.arange(len(factors)) != k, 0.)
+            by_others = held(v[some], interval(c[some], s[some], others))
+            factors[k] = q(ratio[some].masked_fill(by_others, 0.), some)
+    return factors
 
 def interval(
     centre:Tensor,  # (B, 1, D, H, W) HU
