@@ -427,6 +427,22 @@ def test_models():
         names = [f.name for f in fields(config_of(kind)) if (kind, f.name) != ('peer', 'kev')]
         test_fields(kind, names, rows, lambda **kw: seen_of_model(kind, config_of(kind, **kw)))
 
+def test_case_arrives():
+    "What a ridge base expects outside the field leaves a training case's own pictures out, in training and prediction."
+    from xray_ct.models.base import Ridge
+    kept = Ridge.expected_outside
+    for kind in ('direct', 'hybrid', 'cascade', 'progressive'):
+        if only not in f'{kind}.forward.case': continue
+        found = []
+        def told(self, xrays, case=None): found.append(case); return kept(self, xrays, case)
+        model = model_of(kind, config_of(kind, **dict(consistent_steps=1) if kind == 'cascade' else {}))
+        inputs, target, _ = batch_of(kind, model)
+        Ridge.expected_outside = told
+        try:
+            with torch.no_grad(): model.eval()(*inputs); model.train()(*inputs, *[target]*model.needs_target)
+        finally: Ridge.expected_outside = kept
+        check(f'{kind}.forward.case', len(found) > 1 and all(c is inputs[1] for c in found), 'is lost before the outside')
+
 def test_vae():
     from xray_ct.blocks.vae import MaisiVAE, VAEConfig
     wide = dict(channels=(8, 16), blocks=(1, 1), window=(16, 16, 16), overlap=4)
@@ -615,7 +631,7 @@ def main():
         with quiet(): write_patients(cts)
         test_commands(top)
         if not only: test_debug()
-        parts = dict(Geometry=test_geometry, VAEConfig=test_vae, models=test_models, losses=test_losses,
+        parts = dict(Geometry=test_geometry, VAEConfig=test_vae, models=test_models, cases=test_case_arrives, losses=test_losses,
                      kev=test_energy)
         for test in parts.values(): test()
         test_cohorts(cts, top)
