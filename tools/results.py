@@ -41,6 +41,7 @@ def take(run, name, what=''):
     scored = found['provenance']['revision']  # later, where a finished run was scored again
     made = found['provenance'] | dict(revision=done['provenance']['revision'], scored=scored)
     command = re.sub(r' --cache \S+', '', done['provenance']['command'])  # it changes no result
+    command = re.sub(r'^-c ', 'xray_ct ', command)  # the command of a checkout that is not installed
     made['command'] = re.sub(r' /\S*/(\S+)', r' \1', command)  # folders of one machine
     row = dict(what=what, command=made['command'], parts=found['parts'], **own,
                validation_psnr=done['psnr_range2000'], xrays=found['xrays'], rows=rows, provenance=made)
@@ -82,7 +83,7 @@ def direct():
            'show the whole patient. `grid` X-rays are projected from the 64³ target, which is an inverse crime: they '
            'serve for comparison only. '
            'The last three rows of each table are controls with wrong X-rays.']
-    for kind in ('native', 'full', 'grid'):
+    for kind in ('native', 'full', 'native_slower', 'grid'):
         r = read(f'direct_{kind}')
         if r is None: continue
         patients = f'{r["rows"][0]["cases"]} test, {len(r["parts"]["train"])} training patients'

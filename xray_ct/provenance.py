@@ -15,9 +15,8 @@ from .files import InputError
 
 # %% ../nbs/39_provenance.ipynb #433f6083
 def revision():
-    """The git revision of the code, with '+changes' if the working tree differs; None if unknown.
-
-    A copy without a repository may contain `revision.txt`."""
+    """The git revision of the code, with '+changes' if the working tree differs (recorded results apart); None if
+    unknown. A copy without a repository may contain `revision.txt`."""
     folder, here = (Path(__file__).parent, Path(__file__).name) if '__file__' in globals() else (Path.cwd(), '.')
     def git(*args): return subprocess.run(['git', '-C', str(folder), *args], capture_output=True, text=True, timeout=10)
     kept = folder/'revision.txt'
@@ -25,7 +24,9 @@ def revision():
     try:
         # an installed package may lie in somebody else's repository
         if git('ls-files', '--error-unmatch', here).returncode: return None
-        head, status = git('rev-parse', '--short=12', 'HEAD'), git('status', '--porcelain', '--untracked-files=no')
+        head = git('rev-parse', '--short=12', 'HEAD')
+        code = ':/', ':(top,exclude)nbs/runs/results'  # a run that records two results changes no code
+        status = git('status', '--porcelain', '--untracked-files=no', '--', *code)
     except (OSError, subprocess.TimeoutExpired): return None
     if head.returncode: return None
     return head.stdout.strip() + ('+changes' if status.stdout.strip() else '')
