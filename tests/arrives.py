@@ -441,7 +441,8 @@ def test_case_arrives():
         try:
             with torch.no_grad(): model.eval()(*inputs); model.train()(*inputs, *[target]*model.needs_target)
         finally: Ridge.expected_outside = kept
-        check(f'{kind}.forward.case', len(found) > 1 and all(c is inputs[1] for c in found), 'is lost before the outside')
+        arrived = len(found) > 1 and all(c is inputs[1] for c in found)
+        check(f'{kind}.forward.case', arrived, 'is lost before the outside')
 
 def test_vae():
     from xray_ct.blocks.vae import MaisiVAE, VAEConfig
@@ -631,8 +632,8 @@ def main():
         with quiet(): write_patients(cts)
         test_commands(top)
         if not only: test_debug()
-        parts = dict(Geometry=test_geometry, VAEConfig=test_vae, models=test_models, cases=test_case_arrives, losses=test_losses,
-                     kev=test_energy)
+        parts = dict(Geometry=test_geometry, VAEConfig=test_vae, models=test_models, cases=test_case_arrives,
+                     losses=test_losses, kev=test_energy)
         for test in parts.values(): test()
         test_cohorts(cts, top)
         test_runs(cts, top)

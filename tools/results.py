@@ -356,8 +356,8 @@ def results():
              'the hardware and the spread over patients. PSNR is over a range of 2000 HU, in three dimensions, '
              'averaged over patients. The training data cannot be redistributed; `xray_ct train` makes the same tables '
              'from any folder of CTs.']
-    for part in (direct, evidence, peers, ensemble, robustness, chest, elsewhere, hybrid, cascade, progressive, finer, slices,
-                 planes, benchmark, claims, not_shown): parts += part()
+    for part in (direct, evidence, peers, ensemble, robustness, chest, elsewhere, hybrid, cascade, progressive, finer,
+                 slices, planes, benchmark, claims, not_shown): parts += part()
     return '\n\n'.join(parts) + '\n'
 
 def stale():

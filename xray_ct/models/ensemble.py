@@ -118,6 +118,8 @@ def fit_factors(
             factors[k] = q(ratio[some].masked_fill(by_others, 0.), some)
     return factors
 
+
+# %% ../../nbs/59_ensemble.ipynb #interv01
 def interval(
     centre:Tensor,  # (B, 1, D, H, W) HU
     scale:Tensor,   # the same, HU
