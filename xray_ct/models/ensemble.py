@@ -193,7 +193,7 @@ class EnsembleModel(SavedModel):
     @property
     def projector(self): return self.members[0].projector
     @property
-    def calibrated(self)->bool: return bool((self.factors > 0).all())
+    def calibrated(self)->bool: return bool((self.factors > 0).any(1).all()) # 0: other kinds' parts hold this kind
     def set_geometry(self, g):
         for m in self.members: m.set_geometry(g)
         return self
